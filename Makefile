@@ -1,0 +1,55 @@
+# Both `make demo` and `make test` need Python 3.11 or newer, pip and make, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The SDK's newest line. aioboto3 pins an older one, so it is put there by force.
+NEWEST := .venv-newest
+SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.package
+	$(BIN)/python examples/demo.py
+
+test: lint $(NEWEST)/.package
+	$(BIN)/pytest
+	$(NEWEST)/bin/pytest tests/aws
+
+lint: $(VENV)/.package
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy tests/testing
+
+bench: $(VENV)/.package $(VENV)/.bench
+	$(BIN)/python benchmarks/all.py
+
+clean:
+	rm -rf $(VENV) $(NEWEST) .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+
+# The dependencies, once for each change of pyproject.toml.
+$(VENV)/.dependencies: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --group dev ".[aws,testing]"
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dependencies
+	$(BIN)/python -m pip install --quiet --group bench
+	touch $@
+
+# The package itself, built and installed: the tests run against what a user gets, not against this folder.
+$(VENV)/.package: $(VENV)/.dependencies $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .
+	touch $@
+
+$(NEWEST)/.dependencies: pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(NEWEST)/bin/python -m pip install --quiet --group test ".[aiobotocore,testing]" aiofiles httpx2
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps aioboto3
+	touch $@
+
+$(NEWEST)/.package: $(NEWEST)/.dependencies $(SOURCES)
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps --force-reinstall .
+	touch $@

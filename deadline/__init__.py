@@ -1,0 +1,26 @@
+"""Make asyncio work end before somebody else ends it.
+
+Write `from deadline import deadline`, and `from deadline import aws` for the AWS part: this
+package's name and the function's are the same word.
+"""
+
+from deadline._errors import DeadlineExceeded, InsufficientTime
+from deadline._events import Event, subscribe
+from deadline._report import Report
+from deadline._scope import Deadline, current, deadline, remaining
+from deadline._section import step
+
+__all__ = [
+    "Deadline",
+    "DeadlineExceeded",
+    "Event",
+    "InsufficientTime",
+    "Report",
+    "current",
+    "deadline",
+    "remaining",
+    "step",
+    "subscribe",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,51 @@
+"""Who gets which share of the margin.
+
+    soft                                                                hard
+      |----------------------------- margin -----------------------------|
+      |-- unwinding --|                                                  |  the first quarter
+      |-------------- an open critical section ----------|               |  up to three quarters
+      |------------------------ mitigation --------------------|         |  all but the last share
+      |                                                        |-response|  a twentieth, at least 20 ms
+
+The shares overlap on purpose: each says how long its owner may go on at the most. What the owner
+leaves goes to the next.
+"""
+
+from typing import NamedTuple
+
+UNWINDING = 1 / 4
+SECTION = 3 / 4
+RESPONSE = 1 / 20
+RESPONSE_AT_LEAST = 0.020
+
+
+class Shares(NamedTuple):
+    """Instants on the clock of `soft` and `hard`, in order: none is after the next."""
+
+    unwinding: float
+    section: float
+    mitigation: float
+
+
+def shares(soft: float, hard: float) -> Shares:
+    """Divide the time from `soft` to `hard`.
+
+    Args:
+        soft: When the work is cut, in seconds on any clock.
+        hard: When the platform ends us, on the same clock. Not before `soft`.
+
+    Returns:
+        Until when unwinding, an open critical section, and mitigation may last. Without a hard end
+        (`inf`) none of them ends. A margin shorter than the response's share goes to the response.
+    """
+    if hard < soft:
+        raise ValueError(f"hard: {hard} is before soft, {soft}")
+    margin = hard - soft
+    if margin == float("inf"):
+        return Shares(hard, hard, hard)
+    mitigation = max(soft, hard - max(margin * RESPONSE, RESPONSE_AT_LEAST))
+    return Shares(
+        unwinding=min(soft + margin * UNWINDING, mitigation),
+        section=min(soft + margin * SECTION, mitigation),
+        mitigation=mitigation,
+    )

@@ -1,0 +1,133 @@
+"""What a deadline remembers of its block: the steps, what was awaited, what is open, what stays behind.
+
+Most blocks end in time and have none of it, so that a deadline makes its record when it first has something
+to remember.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakSet
+
+import anyio
+
+from deadline._events import logger
+from deadline._report import Report, new_steps
+from deadline._sighting import Sighting
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from deadline._report import TaskReport
+
+
+CLOSING: Final = 0.05
+"""Seconds for which closing one thing may wait."""
+
+
+class Closable(Protocol):
+    """What can be closed, by waiting or without. An `aclose`, where there is one, goes before `close`."""
+
+    def close(self) -> object: ...
+
+
+def _closing(resource: Closable) -> Callable[[], object]:
+    close: Callable[[], object] = getattr(resource, "aclose", None) or resource.close
+    return close
+
+
+class Record:
+    """The record of one block.
+
+    Attributes:
+        steps: In the order in which they began.
+        left_behind: What could not be cleaned up, in words.
+    """
+
+    __slots__ = ("_forgettable", "_held", "_sighting", "left_behind", "steps")
+
+    def __init__(self) -> None:
+        self._sighting: Sighting | None = None
+        self.steps = new_steps()
+        self._forgettable: WeakSet[Closable] = WeakSet()
+        self._held: list[Closable] = []
+        self.left_behind: list[str] = []
+
+    def opened(self, resource: Closable) -> None:
+        """Remember something that the block has opened.
+
+        What must be awaited to close cannot close itself when it is forgotten, so it is kept; the rest is
+        referred to weakly.
+        """
+        if inspect.iscoroutinefunction(_closing(resource)):
+            self._held.append(resource)
+        else:
+            self._forgettable.add(resource)
+
+    def resources(self) -> list[Closable]:
+        """What the block has opened."""
+        return [*self._forgettable, *self._held]
+
+    # What follows goes through the block's own objects: one that misbehaves must not save it from the cut.
+
+    def look(self, host: asyncio.Task[object], now: Callable[[], float], until: float) -> None:
+        """See what the host and the tasks that it waits for are doing."""
+        try:
+            self._sighting = Sighting(host, now, until)
+        except Exception:  # noqa: BLE001  # see above
+            logger.exception("looking at %r failed: the report will not say what was awaited", host)
+
+    def look_again(self, host: asyncio.Task[object], now: float) -> None:
+        """See what the host is doing now."""
+        try:
+            if self._sighting is not None:
+                self._sighting.refresh(host, now)
+        except Exception:  # noqa: BLE001  # see above
+            logger.exception("looking at %r failed: the report says what was awaited a little earlier", host)
+
+    async def close_resources(self) -> None:
+        """Close what the block has opened."""
+        for resource in self.resources():
+            try:
+                closed = _closing(resource)()
+                if inspect.isawaitable(closed):
+                    with anyio.move_on_after(CLOSING, shield=True):
+                        await closed
+            except Exception:  # noqa: BLE001  # see above
+                logger.exception("closing %r failed", resource)
+
+    def last_error(self) -> BaseException | None:
+        """The last error that the service gave to a call that was cut, if there was one."""
+        errors = () if self._sighting is None else self._sighting.errors()
+        return next((error() for error in errors), None)
+
+    def where(self) -> str:
+        """What was cut, in a few words: an error report often carries no more than the message."""
+        # A thread may begin a step meanwhile, here and below: iterate over a copy.
+        cut = next((step.name for step in reversed(tuple(self.steps)) if step.status == "cut"), None)
+        call = None if self._sighting is None else self._sighting.call()
+        return (f", cut in step {cut!r}" if cut else "") + (f", awaiting {call}" if call else "")
+
+    def report(
+        self,
+        *,
+        name: str | None,
+        entered: float,
+        soft: float,
+        margin: float,
+        now: float,
+        left_running: tuple[TaskReport, ...],
+    ) -> Report:
+        """All of it as plain data, with times counted from entry."""
+        return Report(
+            name=name,
+            allowed=soft - entered,
+            elapsed=now - entered,
+            margin=margin,
+            tasks=() if self._sighting is None else self._sighting.reports(),
+            steps=tuple(step.report(entered, now) for step in tuple(self.steps)),
+            left_running=left_running,
+            left_behind=tuple(self.left_behind),
+        )

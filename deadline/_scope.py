@@ -1,0 +1,531 @@
+"""The deadline and its scope.
+
+The cancelling itself is anyio's: a scope without a deadline of its own, which delivers the cancellation
+again and again until the block is left. Ours are the instant, who owns it, and what leaves the edge.
+
+Who owns an expiry. Every scope arms its own instant, and nested scopes on one context have the same one.
+So when an instant comes, the scope first looks at its open ancestors: if one of them is past, or will be
+within `TIE`, the expiry is that one's. The scope then stands back and looks again later, because not every
+task is reached by its ancestors' cancellation: a bare task is not, a task group's child is, some turns
+of the loop later. An ancestor that cut its block `PATIENCE` ago and is still open counts no more.
+
+What leaves the edge is decided by count, like in `asyncio.timeout`, never by a message. The CancelledError
+is ours if we cut, the task's count of cancellations is back to what it was on entry (anyio takes back its
+own), and no surrounding scope is cancelled. anyio itself knows its cancellations by their message,
+which `gather` and task groups lose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from asyncio import CancelledError
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, Self, final
+
+import anyio
+import anyio.lowlevel
+from anyio import CancelScope
+
+from deadline import _source
+from deadline._errors import DeadlineExceeded, InsufficientTime
+from deadline._events import emit
+from deadline._record import Record
+from deadline._sighting import left_running
+from deadline._timer import Clock, clock_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextvars import Context, Token
+    from datetime import timedelta
+    from types import TracebackType
+
+    from deadline._record import Closable
+    from deadline._report import Report, Step
+
+TIE: Final = 0.002
+"""Seconds within which two instants are the same one: two readings of one context differ by up to 1 ms and
+by the time between them."""
+
+PATIENCE: Final = 0.1
+"""Seconds for which a scope leaves it to an ancestor that is past to cut what it must."""
+
+# The switch an operator wants at night; a function's environment does not change while it runs.
+_DISABLED = os.environ.get("DEADLINE_DISABLED", "").strip().lower() in {"1", "true", "yes", "on"}
+
+_current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+_State = Literal["new", "open", "closed", "disabled"]
+
+
+def deadline(
+    source: _source.Source,
+    *,
+    margin: float | timedelta | None = None,
+    name: str | None = None,
+    error: type[DeadlineExceeded] = DeadlineExceeded,
+) -> Deadline:
+    """Limit the time of a block.
+
+    Write `async with deadline(context, margin=1.0) as dl: ...`.
+
+    Time is sampled on entry, on the event loop's clock. The block is cut at the *soft* instant, `margin`
+    seconds before the *hard* one at which the source ends; the time in between is for mitigation
+    (`DeadlineExceeded.grace`). Scopes nest; an inner one can only shorten.
+
+    Args:
+        source: A Lambda context (or a durable execution's), seconds, a timedelta, an aware datetime. `None`
+            or `inf`: no limit. Zero, or a datetime that has passed: nothing is left and the body does not
+            run. A context is read once per invocation, and its milliseconds are taken one lower, because
+            the runtime client's answer is up to 1 ms too large.
+        margin: Seconds kept back between soft and hard. Not negative. Default: 1.0 for a Lambda context, at
+            most half of what is left; otherwise 0.
+        name: For messages, logs and the report.
+        error: What to raise, a subclass of `DeadlineExceeded`; it is called with the message alone.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it. A context's answer is
+            looked at on entry.
+        DeadlineExceeded: On entry (`started` is False) or at the edge of the block.
+        RuntimeError: On entry, outside of a task on an asyncio event loop.
+    """
+    if name is not None and not isinstance(name, str):
+        raise TypeError(
+            f"name: expected a string, got {name!r} ({type(name).__name__}); write name='checkout'"
+        )
+    if not (isinstance(error, type) and issubclass(error, DeadlineExceeded)):
+        raise TypeError(
+            f"error: expected a subclass of DeadlineExceeded, got {error!r}; "
+            "write `class CheckoutTimeout(DeadlineExceeded): ...` and error=CheckoutTimeout"
+        )
+    return Deadline(_source.checked(source), _source.checked_margin(margin), name, error)
+
+
+@final
+class Deadline:
+    """A deadline in force, as `async with deadline(...) as dl` and `exceeded.grace()` give it.
+
+    Instants are seconds on the loop's clock (`loop.time()`); they are `nan` before entry.
+
+    Attributes:
+        name: As given.
+        soft: When the block is cut.
+        hard: When the source ends.
+        overran: Seconds by which a block that finished did so after `soft`; 0.0 otherwise.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_cancelling",
+        "_clock",
+        "_cut_at",
+        "_entered",
+        "_error",
+        "_expired",
+        "_margin",
+        "_parent",
+        "_record",
+        "_scope",
+        "_source",
+        "_state",
+        "_task",
+        "_token",
+        "handle",
+        "hard",
+        "name",
+        "overran",
+        "soft",
+        "wakes_at",
+    )
+
+    _task: asyncio.Task[object]
+    _clock: Clock
+    _parent: Deadline | None
+    _entered: float
+    _scope: CancelScope
+    _cancelling: int
+    _token: Token[Deadline | None]
+    wakes_at: float
+
+    def __init__(
+        self,
+        source: _source.Checked,
+        margin: float | None,
+        name: str | None,
+        error: type[DeadlineExceeded],
+    ) -> None:
+        self._source = source
+        self._margin = margin
+        self._error = error
+        self._state: _State = "new"
+        self._cut_at = math.inf
+        self._expired = False
+        self._record: Record | None = None
+        self.handle: asyncio.TimerHandle | None = None
+        self.name = name
+        self.soft = self.hard = math.nan
+        self.overran = 0.0
+
+    # --- what a user asks ---------------------------------------------------------------------------------
+
+    @property
+    def margin(self) -> float:
+        """Seconds between soft and hard; 0.0 without a limit."""
+        return 0.0 if math.isinf(self.hard) else self.hard - self.soft
+
+    @property
+    def expired(self) -> bool:
+        """Whether its time is up; after the block has been left, whether it was by then."""
+        return self.remaining() <= 0.0 if self._state == "open" else self._expired
+
+    def remaining(self, *, hard: bool = False) -> float:
+        """Seconds until the block is cut, by this deadline or by one around it; 0.0 once it should be.
+
+        Args:
+            hard: Count to the hard end instead.
+
+        Raises:
+            RuntimeError: Not entered yet: a deadline starts on entry.
+        """
+        if self._state == "new":
+            raise RuntimeError(f"{self!r}: it starts on entry; write `async with` before asking what remains")
+        if self._state == "disabled":
+            return math.inf
+        end = self.hard if hard else self.soft
+        for around in self._around():
+            end = min(end, around.hard if hard else around.soft)
+        return max(0.0, end - self._clock.now())
+
+    def _around(self) -> Iterator[Deadline]:
+        """The open deadlines around this one, innermost first."""
+        around = self._parent
+        while around is not None:
+            if around._state == "open":
+                yield around
+            around = around._parent
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        if self._state in {"new", "disabled"}:
+            return f"<Deadline{name} {'not entered' if self._state == 'new' else 'disabled'}>"
+        margin = f", margin {self.margin:.3f} s" if self.margin else ""
+        allowed = (
+            f"of {self.soft - self._entered:.3f} s{margin}" if self.soft < math.inf else "without a limit"
+        )
+        if self._state == "closed":
+            return f"<Deadline{name} {'expired' if self._expired else 'left in time'}, {allowed}>"
+        left = self.soft - self._clock.now()
+        when = f"{left:.3f} s left" if left > 0 else f"expired {-left:.3f} s ago"
+        return (
+            f"<Deadline{name} open, {when} {allowed}>"
+            if left < math.inf
+            else f"<Deadline{name} open, {allowed}>"
+        )
+
+    # --- entry --------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise RuntimeError(
+                f"{self!r}: a deadline is entered once; call deadline(...) again for another block"
+            )
+        if _DISABLED:
+            self._state = "disabled"
+            self.soft = self.hard = math.inf
+            return self
+        self._task = task = _running_task()
+        self._clock = clock = clock_of(task.get_loop())
+        self._parent = current()
+        self._entered = now = clock.now()
+        self.hard = hard = _source.hard_end(self._source, clock, now)
+        if self._margin is None:
+            self._margin = _source.default_margin(self._source, hard - now)
+        self.soft = self.wakes_at = soft = hard - self._margin
+        if soft <= now or any(around.soft <= now for around in self._around()):
+            await self._enter_late()
+        self._scope = scope = CancelScope()
+        scope.__enter__()
+        self._cancelling = task.cancelling()
+        self._state = "open"
+        self._token = _current.set(self)
+        if soft < math.inf:
+            clock.arm(self)
+        return self
+
+    async def _enter_late(self) -> None:
+        """Nothing is left, here or around: be cut by who is past, or raise.
+
+        The ancestor's cancellation ends the sleep in any task that it reaches.
+        """
+        if any(around._cut_at < math.inf for around in self._around()):
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        while self._owner(self._clock.now()) is not None:  # noqa: ASYNC110  # only time can tell
+            await anyio.sleep(TIE)
+        if self.soft <= self._clock.now():
+            self._expired = True
+            self._state = "closed"
+            del self._task
+            raise self._exceeded(self._clock.now(), started=False)
+
+    # --- the instant --------------------------------------------------------------------------------------
+
+    def _owner(self, now: float) -> Deadline | None:
+        """The outermost open ancestor that is past and whose cut must come first, if there is one.
+
+        Before our own instant that is an ancestor past its own; at it, one that ties with us as well.
+        """
+        past = max(now, self.soft + TIE) if self.soft <= now else now
+        owner = None
+        for around in self._around():
+            if around.soft <= past and self._may_be_cut_by(around, now):
+                owner = around
+        return owner
+
+    def _may_be_cut_by(self, around: Deadline, now: float) -> bool:
+        """Whether the cut of an ancestor that is past can get here yet."""
+        if around._clock.loop is not self._clock.loop:
+            return False  # it is another thread's
+        if around._cut_at <= self._entered and (self._state == "open" or around._task is self._task):
+            return False  # we are behind a shield: a cut that gets here would have ended the entry
+        return now < around._cut_at + PATIENCE
+
+    def near(self) -> None:
+        """Look at the tasks while there is time to (the timer calls this shortly before the instant)."""
+        early = self._clock.early
+        until = self.wakes_at - early / 8 if early else math.inf
+        self.record().look(self._task, self._clock.now, until)
+
+    def due(self) -> None:
+        """Cut the block, unless the expiry is an ancestor's (the timer calls this at the instant)."""
+        now = max(self._clock.now(), self.soft)
+        if self._owner(now) is not None:
+            self.wakes_at = now + TIE
+            self._clock.arm(self)
+            return
+        self._cut_at = now
+        self.record().look_again(self._task, now)
+        self._scope.cancel()
+
+    # --- the edge -----------------------------------------------------------------------------------------
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._state == "disabled":
+            return
+        self._clock.disarm(self)
+        now = self._clock.now()
+        self._state = "closed"
+        self._expired = now >= self.soft
+        _reset(self._token)
+        try:
+            if not self._left_by_its_task(exc):
+                return
+            self._scope.__exit__(None, None, None)
+            if self._record is not None:
+                await self._settle(self._record, cut=exc is not None and self._is_unwinding(exc))
+            if exc is None:
+                if now > self.soft:
+                    self.overran = now - self.soft
+                    emit("deadline.overran", logging.WARNING, deadline=self.name, seconds=self.overran)
+            elif self._cut_at == math.inf:
+                pass
+            elif not self._is_unwinding(exc):
+                exc.add_note(f"{self!r}: raised while its block was being cut")
+            elif (
+                self._task.cancelling() <= self._cancelling and anyio.current_effective_deadline() > -math.inf
+            ):
+                raise self._exceeded(now) from self.record().last_error() or exc
+        finally:
+            # Tasks that the block started keep this object in their contexts for as long as they live.
+            del self._task, self._scope, self._token
+            self._record = None
+
+    def _left_by_its_task(self, exc: BaseException | None) -> bool:
+        """Whether the task that entered is the one that leaves; False if it leaves no more, but is closed."""
+        task = asyncio.current_task(self._clock.loop)
+        if task is self._task:
+            return True
+        if isinstance(exc, GeneratorExit):
+            return False
+        raise RuntimeError(
+            f"{self!r}: entered in task {self._task.get_name()!r} and left in "
+            f"{task.get_name() if task else 'none'!r}; one task must do both, and a generator or an async "
+            "fixture that holds a deadline over a `yield` is left by another: enter it at the work itself"
+        )
+
+    def _is_unwinding(self, exc: BaseException) -> bool:
+        """Whether nothing but cancellation leaves, and refusals of ours that it met in a group's children."""
+
+        def expected(error: BaseException) -> bool:
+            refused = isinstance(error, InsufficientTime) and error.deadline is self
+            return isinstance(error, CancelledError | BaseExceptionGroup) or refused
+
+        if isinstance(exc, BaseExceptionGroup):
+            return exc.subgroup(lambda error: not expected(error)) is None
+        return isinstance(exc, CancelledError)
+
+    async def _settle(self, record: Record, *, cut: bool) -> None:
+        """Close what was opened in the block if it was cut; else it is for the deadline around to do."""
+        around = next(self._around(), None)
+        if cut:
+            await record.close_resources()
+        elif around is not None:
+            for resource in record.resources():
+                around.close_on_cut(resource)
+
+    def _exceeded(self, now: float, *, started: bool = True) -> DeadlineExceeded:
+        allowed = self.soft - self._entered
+        name = f"deadline {self.name!r}" if self.name else "deadline"
+        kept = f" with a margin of {self.margin:.3f} s" if self.margin else ""
+        if started:
+            message = f"{name} exceeded: {allowed:.3f} s allowed{kept}{self.record().where()}"
+        else:
+            left = max(0.0, self.hard - self._entered)
+            message = f"{name} exceeded before it began: {left:.3f} s left{kept}, so the body did not run"
+        emit(
+            "deadline.exceeded",
+            logging.INFO,
+            deadline=self.name,
+            started=started,
+            allowed=allowed,
+            elapsed=now - self._entered,
+            margin=self.margin,
+        )
+        try:
+            return self._filled(_built(self._error, message), now, started=started)
+        except Exception as error:  # noqa: BLE001  # a user's class may do anything, and the cut must not be lost
+            plain = DeadlineExceeded(message)
+            plain.add_note(
+                f"error={self._error.__name__} could not be built from the message alone: {error!r}"
+            )
+            return self._filled(plain, now, started=started)
+
+    def _filled(self, error: DeadlineExceeded, now: float, *, started: bool = True) -> DeadlineExceeded:
+        """Set an error's attributes to what is true of this deadline at `now`."""
+        error.deadline = self
+        error.started = started
+        error.allowed = self.soft - self._entered
+        error.elapsed = now - self._entered
+        error.margin = self.margin
+        error._report = partial(self._report, self.record(), now)
+        return error
+
+    def refusal(self, message: str) -> InsufficientTime:
+        """The error for a piece of work that does not fit; for the code that refuses it.
+
+        It belongs to the deadline that leaves the least time, the outer one if two tie.
+        """
+        least = self
+        for around in self._around():
+            if around.soft <= least.soft + TIE:
+                least = around
+        name = f" of deadline {least.name!r}" if least.name else ""
+        error = InsufficientTime(f"{message}: {least.remaining():.3f} s left{name}")
+        least._filled(error, self._clock.now())
+        return error
+
+    def _report(self, record: Record, now: float) -> Report:
+        return record.report(
+            name=self.name,
+            entered=self._entered,
+            soft=self.soft,
+            margin=self.margin,
+            now=now,
+            left_running=left_running(self._clock.loop, self._covers, now),
+        )
+
+    def _covers(self, context: Context) -> bool:
+        """Whether a task with this context was started inside of this deadline."""
+        inside = context.get(_current)
+        while inside is not None and inside is not self:
+            inside = inside._parent
+        return inside is self
+
+    def _grace(self, reserve: float) -> Deadline:
+        name = f"{self.name} grace" if self.name else "grace"
+        return Deadline(
+            _source.Instant(self.hard), _source.checked_margin(reserve, "reserve"), name, DeadlineExceeded
+        )
+
+    # --- what the rest of the package tells it ------------------------------------------------------------
+
+    def record(self) -> Record:
+        """What is remembered of the block."""
+        if self._record is None:
+            self._record = Record()
+        return self._record
+
+    def begin_step(self, step: Step) -> None:
+        """Remember a step, here and in every deadline around."""
+        for dl in (self, *self._around()):
+            dl.record().steps.append(step)
+
+    def close_on_cut(self, resource: Closable) -> None:
+        """Have `resource` closed if the block is cut, by this deadline or by any other cancellation.
+
+        A resource that the block leaves open when it ends in any other way is the business of the deadline
+        around. What closes itself when it is forgotten is referred to weakly.
+        """
+        self.record().opened(resource)
+
+    def leave_behind(self, what: str) -> None:
+        """Have the reports, here and of every deadline around, name what could not be cleaned up."""
+        for dl in (self, *self._around()):
+            dl.record().left_behind.append(what)
+
+    def now(self) -> float:
+        """The loop's clock, in seconds."""
+        return self._clock.now()
+
+
+def _built(cls: type[DeadlineExceeded], message: str) -> DeadlineExceeded:
+    error: object = cls(message)
+    if not isinstance(error, DeadlineExceeded):
+        raise TypeError(f"it made a {type(error).__name__}")
+    return error
+
+
+def _reset(token: Token[Deadline | None]) -> None:
+    """Undo `set`, unless the block was entered in another context, as a test's async fixture may be."""
+    try:  # noqa: SIM105  # contextlib.suppress costs a tenth of a whole scope
+        _current.reset(token)
+    except ValueError:
+        pass
+
+
+def _running_task() -> asyncio.Task[object]:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is None:
+        raise RuntimeError(
+            "deadline() must be entered in a task on a running asyncio event loop; "
+            "write asyncio.run(main()) with `async with deadline(...)` inside main()"
+        )
+    return task
+
+
+def current() -> Deadline | None:
+    """The innermost deadline that is open around the caller, `None` without one.
+
+    It follows tasks: a task sees the deadline in which it was started, for as long as that is open.
+    """
+    innermost = _current.get()
+    while innermost is not None and innermost._state != "open":
+        innermost = innermost._parent
+    return innermost
+
+
+def remaining(*, hard: bool = False) -> float:
+    """Seconds left of the deadline in force, counted to its soft instant; `inf` without one, never below 0.0.
+
+    Args:
+        hard: Count to the hard end instead.
+    """
+    innermost = current()
+    return math.inf if innermost is None else innermost.remaining(hard=hard)

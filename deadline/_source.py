@@ -1,0 +1,217 @@
+"""Where time comes from: a Lambda context, seconds, a timedelta or an aware datetime.
+
+Reading is split in two. `checked` looks at the argument when `deadline()` is called, so that a mistake
+shows at its own line; `hard_end` samples time on entry.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from deadline._timer import Clock
+
+
+class LambdaContext(Protocol):
+    """The part of Lambda's context object that is needed: the milliseconds that are left."""
+
+    def get_remaining_time_in_millis(self) -> int: ...
+
+
+class DurableContext(Protocol):
+    """A durable execution's context, which keeps Lambda's own inside."""
+
+    @property
+    def lambda_context(self) -> LambdaContext: ...
+
+
+class Instant(NamedTuple):
+    """A point on a loop's clock."""
+
+    at: float
+
+
+class Moment(NamedTuple):
+    """A point on the wall clock, in seconds since the epoch."""
+
+    timestamp: float
+
+
+# Tuples made once, plain types first: `float | int | Real` in place would be made on every entry.
+_NUMBERS: Final = (float, int, Real)
+_NO_CONTEXTS: Final = (float, Instant, Moment)
+
+
+Source: TypeAlias = "LambdaContext | DurableContext | float | timedelta | datetime | None"
+Checked: TypeAlias = "LambdaContext | float | Instant | Moment"
+
+DEFAULT_CONTEXT_MARGIN: Final = 1.0
+"""Seconds kept back under a Lambda context, at most half of what is left: the second that handlers in the
+field keep (T. Sallai, "How to handle timeouts in Lambda functions", 2020, races `remaining - 1000`)."""
+
+# Two readings of one context differ by the milliseconds' rounding and by whatever the machine did in
+# between; a reading further off than this is another invocation, or a clock that was set.
+_SAME_INVOCATION: Final = 0.1
+
+_EXPECTED: Final = (
+    "expected a Lambda context, seconds, a timedelta, an aware datetime or None; write deadline(context), "
+    "deadline(2.5) or deadline(timedelta(seconds=2.5))"
+)
+
+
+def seconds(value: float | timedelta, argument: str) -> float:
+    """Check a duration.
+
+    Returns:
+        Float seconds, 0 or more, possibly `inf`.
+
+    Raises:
+        TypeError: Not a number or a timedelta, or a bool.
+        ValueError: Negative or NaN.
+    """
+    if not isinstance(value, _NUMBERS):
+        value = _from_timedelta(value)
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
+        raise TypeError(
+            f"{argument}: expected seconds, got {value!r} ({type(value).__name__}); "
+            "write a number such as 2.5, or a timedelta"
+        )
+    try:
+        value = float(value)
+    except OverflowError:
+        raise ValueError(f"{argument}: more seconds than a float can hold; for no limit write None") from None
+    if math.isnan(value):
+        raise ValueError(
+            f"{argument}: NaN is no number of seconds; {_fix(argument, 'for no limit write None')}"
+        )
+    if value < 0:
+        raise ValueError(
+            f"{argument}: {value!r} is negative; "
+            + _fix(argument, "clamp what you computed with max(0.0, source): zero means that nothing is left")
+        )
+    return value
+
+
+def _fix(argument: str, of_source: str) -> str:
+    return of_source if argument == "source" else "write the seconds as a positive number, 0.5 say"
+
+
+def _from_timedelta(value: object) -> Any:
+    # Imported here and not above: a tenth of what importing the package costs, and a handler under a
+    # Lambda context never needs it.
+    from datetime import timedelta  # noqa: PLC0415
+
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def checked_margin(margin: float | timedelta | None, argument: str = "margin") -> float | None:
+    """Check a margin: seconds, not negative, finite. `None` stays: the source decides on entry."""
+    if margin is None:
+        return None
+    value = seconds(margin, argument)
+    if value == math.inf:
+        raise ValueError(
+            f"{argument}: inf leaves no time to work in; write the seconds to keep back, 1.0 say"
+        )
+    return value
+
+
+def checked(source: Source) -> Checked:
+    """Look at a source without reading any time.
+
+    Raises:
+        TypeError: It is none of the kinds there are.
+        ValueError: Seconds that are negative or NaN, or a datetime without a time zone.
+    """
+    if source is None:
+        return math.inf
+    if isinstance(source, _NUMBERS):
+        return seconds(source, "source")
+    for context in (source, getattr(source, "lambda_context", None)):
+        if callable(getattr(context, "get_remaining_time_in_millis", None)):
+            return cast("LambdaContext", context)
+    from datetime import datetime, timedelta  # noqa: PLC0415  # as in _from_timedelta
+
+    if isinstance(source, timedelta):
+        return seconds(source, "source")
+    if isinstance(source, datetime):
+        if source.utcoffset() is None:
+            raise ValueError(
+                f"source: {source!r} has no time zone, so it names no instant; "
+                "write datetime.now(timezone.utc) + timedelta(...), or .replace(tzinfo=...)"
+            )
+        return Moment(source.timestamp())
+    raise TypeError(f"source: {_EXPECTED}; got {source!r} ({type(source).__name__})")
+
+
+def hard_end(source: Checked, clock: Clock, now: float) -> float:
+    """The instant at which the source ends us, on `clock`; `inf` if it never does.
+
+    Args:
+        source: As `checked` returned it.
+        clock: The loop's.
+        now: Its reading, taken before this call.
+    """
+    if isinstance(source, float):
+        return now + source
+    if isinstance(source, Instant):
+        return source.at
+    if isinstance(source, Moment):
+        return now + (source.timestamp - time.time())
+    return _anchored(source, clock, now + _context_seconds(source))
+
+
+def default_margin(source: Checked, left: float) -> float:
+    """Seconds to keep back if nobody said: only a Lambda context is followed by somebody who kills."""
+    if isinstance(source, _NO_CONTEXTS):
+        return 0.0
+    return max(0.0, min(DEFAULT_CONTEXT_MARGIN, left / 2))
+
+
+def _context_seconds(context: LambdaContext) -> float:
+    """What a context says is left.
+
+    The runtime client floors the *current* time to milliseconds before it subtracts, so its answer is
+    up to 1 ms too large (awslambdaric, lambda_context.py): take one off.
+    """
+    try:
+        left_ms: Any = context.get_remaining_time_in_millis()
+    except Exception as error:
+        raise TypeError(
+            f"source: {_name(context)}.get_remaining_time_in_millis() raised {type(error).__name__}: "
+            f"{error}; pass the context that Lambda gave the handler, or plain seconds"
+        ) from error
+    if isinstance(left_ms, bool) or not isinstance(left_ms, Real) or math.isnan(left_ms):
+        if hasattr(left_ms, "close"):  # an `async def` fake: close it, or it warns that nobody awaited it
+            left_ms.close()
+        raise TypeError(
+            f"source: {_name(context)}.get_remaining_time_in_millis() returned {left_ms!r}, expected "
+            "milliseconds as a number; set its return value, or pass plain seconds"
+        )
+    return max(0.0, (float(left_ms) - 1) / 1000)
+
+
+def _name(context: object) -> str:
+    return type(context).__name__
+
+
+# One context is read once per invocation: a second reading would give another instant, and nested scopes
+# on the same context would toss a coin for who expires first (in 44 to 50 % of runs the inner one did).
+_anchors: weakref.WeakKeyDictionary[Any, tuple[Clock, float]] = weakref.WeakKeyDictionary()
+
+
+def _anchored(context: LambdaContext, clock: Clock, reading: float) -> float:
+    try:
+        known = _anchors.get(context)
+        if known is not None and known[0] is clock and abs(known[1] - reading) <= _SAME_INVOCATION:
+            return known[1]
+        _anchors[context] = (clock, reading)
+    except TypeError:  # not weakly referable or not hashable: the rule for ties still holds
+        pass
+    return reading

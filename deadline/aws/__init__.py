@@ -1,0 +1,9 @@
+"""AWS calls that end in time. Write `from deadline import aws`.
+
+Importing it loads no SDK; `install` does.
+"""
+
+from deadline.aws._install import install
+from deadline.aws._limits import limits
+
+__all__ = ["install", "limits"]

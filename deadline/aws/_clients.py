@@ -1,0 +1,378 @@
+"""The seam to aiobotocore: one mixin, one wrapped send, one gate before the retries.
+
+Each of the three is there because the others cannot do its part (run on aiobotocore 2.25.1 and 3.10.0):
+
+- The mixin knows when a call begins and ends, but not its attempts.
+- `http_session.send`, wrapped on the instance, limits an attempt. A `before-send` handler that sends works
+  only if it is the last one, and a session class in the client's config is dropped by 2.25.1 when configs
+  merge.
+- The gate stands before the handler `retry-config-*` that decides on a retry. A `needs-retry` handler of our
+  own that answers False is a veto on 3.x, and a retry without delay on 2.25.1; one that raises loses the
+  modeled class of the error. The gate answers None, which is no retry in every mode.
+
+The call is cut by the deadline's own scope: there is no second one around it. A `DeadlineExceeded` is only
+ever raised outside of the attempts, because the legacy mode retries any TimeoutError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import operator
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from aiobotocore._helpers import resolve_awaitable
+from aiobotocore.client import AioBaseClient
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession
+from aiobotocore.utils import AioS3ExpressIdentityCache
+from anyio.lowlevel import checkpoint
+from botocore.exceptions import ReadTimeoutError
+
+from deadline._events import emit
+from deadline._scope import current
+from deadline._sighting import Call, calls
+from deadline.aws._attempts import Limits, attempt_limit, attempts_left, backoff, fits
+from deadline.aws._limits import current_limits
+from deadline.aws._transfers import METHODS, current_transfer, managed
+from deadline.aws._waiters import capped
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from deadline._scope import Deadline
+
+_NO_LIMITS: Final = Limits()
+
+_NEVER_REFUSED: Final = "AbortMultipartUpload"
+"""What cleans up after a cut goes out however late it is."""
+
+# What the retry modes do if the configuration does not say. Legacy: botocore/data/_retry.json; standard and
+# adaptive: botocore/retries/standard.py, DEFAULT_MAX_ATTEMPTS.
+_LEGACY_ATTEMPTS: Final = {"dynamodb": 10}
+_LEGACY_DEFAULT: Final = 5
+_STANDARD_DEFAULT: Final = 3
+
+_retry_quota: Final = operator.attrgetter("__self__._retry_quota._quota")
+
+
+class AttemptTimeoutError(ReadTimeoutError):  # type: ignore[misc]  # botocore is untyped
+    """An attempt was given up because it had used its share of the time; every retry mode tries again.
+
+    It is a botocore `ReadTimeoutError`, which is what the SDK's own limit would have raised.
+    """
+
+    fmt = 'Attempt {attempt} on endpoint URL "{endpoint_url}" was given up after its share of {seconds:.3f} s'
+
+
+class AwsCall(Call):
+    """A call of an installed client."""
+
+    __slots__ = ("_client", "_dl", "configured", "limits", "refused")
+
+    def __init__(self, client: Any, operation: str, dl: Deadline | None, limits: Limits) -> None:
+        started = asyncio.get_running_loop().time() if dl is None else dl.now()
+        super().__init__(client.meta.service_model.service_name, operation, started)
+        self._client = client
+        self._dl = dl
+        self.limits = limits
+        self.configured = _configured_attempts(client)
+        self.refused: str | None = None
+
+    def left(self) -> float:
+        """Seconds until the call is cut."""
+        return math.inf if self._dl is None else self._dl.remaining()
+
+    def remember(self, response: Any, exception: BaseException | None, operation: Any) -> None:
+        """Remember how an attempt went."""
+        if exception is not None:
+            self.error = lambda: exception
+        elif response is not None and response[0].status_code >= 300:
+            self.error = functools.partial(_modeled, self._client, response[1], operation.name)
+        else:
+            self.error = None
+
+
+def _configured_attempts(client: Any) -> int:
+    retries = client.meta.config.retries or {}
+    if "total_max_attempts" in retries:
+        return int(retries["total_max_attempts"])
+    if retries.get("mode") in {"standard", "adaptive"}:
+        return _STANDARD_DEFAULT
+    return _LEGACY_ATTEMPTS.get(client.meta.service_model.service_name, _LEGACY_DEFAULT)
+
+
+def _modeled(client: Any, parsed: dict[str, Any], operation: str) -> BaseException:
+    """The error that the client would have raised for this answer."""
+    error: BaseException = client.exceptions.from_code(parsed.get("Error", {}).get("Code"))(parsed, operation)
+    return error
+
+
+class DeadlineClient:
+    """Mixed into a client's class, before the SDK's own."""
+
+    async def _make_api_call(self, operation_name: str, api_params: Any) -> Any:
+        make: Callable[..., Awaitable[Any]] = super()._make_api_call  # type: ignore[misc]
+        dl, limits = current(), current_limits()
+        if dl is None and limits is None:
+            return await make(operation_name, api_params)
+        call = AwsCall(self, operation_name, dl, limits or _NO_LIMITS)
+        if dl is not None and operation_name != _NEVER_REFUSED and not fits(call.left(), call.limits):
+            await _refuse(dl, call)
+        _wire(self)
+        task = asyncio.current_task()
+        assert task is not None
+        around = calls.get(task)
+        calls[task] = call
+        try:
+            answer = await make(operation_name, api_params)
+        except Exception as error:
+            if not call.refused:
+                raise
+            if dl is not None and isinstance(error, AttemptTimeoutError):
+                # Not the service's error but ours: what ran out is the time.
+                raise dl.refusal(
+                    f"{call.service}.{call.operation} has no time for another attempt"
+                ) from error
+            error.add_note(call.refused)
+            raise
+        except asyncio.CancelledError:
+            _forget_identity(api_params)
+            raise
+        finally:
+            if around is None:
+                del calls[task]
+            else:
+                calls[task] = around
+        if dl is not None:
+            _keep_account(self, operation_name, api_params, answer, dl)
+        return answer
+
+    def get_waiter(self, waiter_name: str) -> Any:
+        """As the SDK's, with a waiter whose polls are capped by what is left of the deadline."""
+        return capped(super().get_waiter(waiter_name))  # type: ignore[misc]
+
+
+def _keep_account(client: Any, operation: str, params: Any, answer: Any, dl: Deadline) -> None:
+    """Remember what an answered call has opened, so that a cut can close it."""
+    transfer = current_transfer()
+    if transfer is not None:
+        transfer.answered(operation, params, answer)
+    model = client.meta.service_model.operation_model(operation)
+    if model.has_streaming_output or model.has_event_stream_output:
+        body = answer[model.output_shape.serialization["payload"]]
+        dl.close_on_cut(getattr(body, "__wrapped__", body))
+
+
+def _forget_identity(params: Any) -> None:
+    """Forget the session that S3 Express may have been about to create for a call that was cancelled.
+
+    Up to 3.8, aiobotocore keeps the cancelled task in its cache, and every later call on that bucket
+    raises its CancelledError without sending anything. The cache is one for all clients: the others'
+    sessions are created again.
+    """
+    cached = getattr(AioS3ExpressIdentityCache, "_get_credentials", None)
+    if cached is not None and str(params.get("Bucket", "")).endswith("--x-s3"):
+        cached.cache_clear()
+
+
+async def _refuse(dl: Deadline, call: AwsCall) -> None:
+    if call.left() <= 0.0:
+        await checkpoint()  # the time is up: this is a cut like any other, if it reaches this task
+    name = f"{call.service}.{call.operation}"
+    emit(
+        "aws.call_refused",
+        logging.INFO,
+        service=call.service,
+        operation=call.operation,
+        left=call.left(),
+        needs=call.limits.min_attempt,
+        deadline=dl.name,
+    )
+    raise dl.refusal(f"{name} was not sent, it takes {call.limits.min_attempt:.3f} s at least")
+
+
+def _current_call() -> AwsCall | None:
+    call = calls.get(asyncio.current_task())  # type: ignore[arg-type]  # None is in no dict of tasks
+    return call if isinstance(call, AwsCall) else None
+
+
+async def _send(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+    """Send one attempt, within its limit."""
+    call = _current_call()
+    if call is None:
+        return await send(request)
+    limit = attempt_limit(call.left(), attempts_left(call.attempt, call.configured, call.limits), call.limits)
+    timeout = asyncio.timeout(None if limit == math.inf else limit)
+    try:
+        async with timeout:
+            answer = await send(request)
+    except TimeoutError as error:
+        if not timeout.expired():
+            raise
+        emit(
+            "aws.attempt_timed_out",
+            logging.INFO,
+            service=call.service,
+            operation=call.operation,
+            attempt=call.attempt,
+            seconds=limit,
+        )
+        raise AttemptTimeoutError(
+            endpoint_url=request.url, attempt=call.attempt, seconds=limit, error=error
+        ) from error
+    call.outcome = "answered"
+    return answer
+
+
+async def _presumed_sent(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+    """Send through a backend that does not tell when a request goes out: it may have, from here on."""
+    call = _current_call()
+    if call is not None:
+        call.outcome = "unknown"
+    return await send(request)
+
+
+class _Request(aiohttp.ClientRequest):
+    """Tells its call when it goes out.
+
+    aiohttp's tracing would tell it, too, for 20 to 30 µs a request.
+    """
+
+    def send(self, conn: Any) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+        call = _current_call()
+        if call is not None:
+            call.outcome = "unknown"
+        return super().send(conn)
+
+
+async def _telling_session(get_session: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """The SDK's aiohttp session, whose requests tell when they go out."""
+    session = await get_session(*args)
+    session._request_class = _Request  # noqa: SLF001  # an argument of its constructor, which the SDK calls
+    return session
+
+
+class Gate:
+    """Stands before the handler that decides on retries."""
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        self._handler = handler
+
+    async def __call__(self, **kwargs: Any) -> Any:
+        """Answer the seconds to wait before a retry, or None for no retry."""
+        call = _current_call()
+        if call is None:
+            return await resolve_awaitable(self._handler(**kwargs))
+        call.remember(kwargs["response"], kwargs["caught_exception"], kwargs["operation"])
+        if call.limits.attempts is not None and not attempts_left(
+            call.attempt, call.limits.attempts, call.limits
+        ):
+            return None
+        # Asked before time is looked at: what it would not retry anyway is not refused by us.
+        delay = await resolve_awaitable(self._handler(**kwargs))
+        wanted = delay is not None and delay is not False
+        given_up = isinstance(kwargs["caught_exception"], AttemptTimeoutError)
+        if not wanted:
+            if not given_up or not attempts_left(call.attempt, call.configured, call.limits):
+                return None
+            # Its quota is used up. But without us this attempt would have gone on until the deadline.
+            delay = 0.0
+        delay = backoff(delay, call.left(), given_up=given_up)
+        if not fits(call.left(), call.limits, delay):
+            if wanted:
+                self._give_back(kwargs["request_dict"]["context"])
+            return _no_retry(call, delay)
+        call.attempt += 1
+        return delay
+
+    def _give_back(self, context: dict[str, Any]) -> None:
+        """Return what the standard mode has just paid out of its quota for a retry that is not made.
+
+        Nothing else would: it does so after a success only, and a hundred refusals would use it up.
+        """
+        try:
+            quota = _retry_quota(self._handler)
+        except AttributeError:  # the legacy mode has none
+            return
+        quota.release(context.pop("retry_quota_capacity", 0))
+
+
+def _no_retry(call: AwsCall, delay: float) -> None:
+    call.refused = (
+        f"deadline: no retry after attempt {call.attempt}: with {delay:.3f} s of backoff and "
+        f"{call.limits.min_attempt:.3f} s for an attempt it does not fit into the {call.left():.3f} s left"
+    )
+    emit(
+        "aws.retry_refused",
+        logging.INFO,
+        service=call.service,
+        operation=call.operation,
+        attempt=call.attempt,
+        delay=delay,
+        left=call.left(),
+    )
+
+
+def _wire(client: Any) -> None:
+    """Wrap a client's send and put the gate before its retries, once.
+
+    This waits for the first call under a deadline, because the retries are registered after the client's
+    `__init__`, and because a client that exists already is then no special case.
+    """
+    http = client._endpoint.http_session  # noqa: SLF001  # the SDK has no public seam here
+    if getattr(http.send, "func", None) is _send:
+        return
+    if isinstance(http, AIOHTTPSession):
+        http._get_session = functools.partial(_telling_session, http._get_session)  # noqa: SLF001
+        http.send = functools.partial(_send, http.send)
+    else:  # httpx's, or somebody's own
+        http.send = functools.partial(_send, functools.partial(_presumed_sent, http.send))
+    events = client.meta.events
+    service = client.meta.service_model.service_id.hyphenize()
+    unique_id = f"retry-config-{service}"
+    known = getattr(events, "_emitter", events)._unique_id_handlers.get(unique_id)  # noqa: SLF001
+    if known is not None:
+        events.unregister(f"needs-retry.{service}", unique_id=unique_id)
+        events.register(f"needs-retry.{service}", Gate(known["handler"]), unique_id=unique_id)
+
+
+def _mix_in(base_classes: list[type], class_attributes: dict[str, Any], **_: Any) -> None:
+    base_classes.insert(0, DeadlineClient)
+    class_attributes.update(_managed(class_attributes.get))
+
+
+def _mix_in_table(base_classes: list[type], **_: Any) -> None:
+    from deadline.aws._batch_writer import DeadlineTable  # noqa: PLC0415  # only aioboto3 has resources
+
+    base_classes.insert(0, DeadlineTable)
+
+
+def _managed(attribute: Callable[[str], Any]) -> dict[str, Any]:
+    """The transfer methods among a class's attributes, wrapped; only aioboto3's S3 clients have them."""
+    methods = {name: attribute(name) for name in METHODS}
+    return {name: managed(method) for name, method in methods.items() if method is not None}
+
+
+def cover(target: Any) -> None:
+    """Cover a session's future clients, or one client or resource."""
+    session = getattr(target, "_session", target)  # aioboto3's keeps aiobotocore's
+    client = getattr(getattr(target, "meta", None), "client", target)  # a resource keeps its client
+    if isinstance(session, AioSession):
+        session.register("creating-client-class", _mix_in, unique_id="deadline-install")
+        session.register(
+            "creating-resource-class.dynamodb.Table", _mix_in_table, unique_id="deadline-install-table"
+        )
+    elif not isinstance(client, AioBaseClient):
+        raise TypeError(
+            "session_or_client: expected an aioboto3 or aiobotocore session, client or resource, got "
+            f"{target!r} ({type(target).__name__}); write aws.install(aioboto3.Session()), or "
+            "`async with session.client('s3') as s3: aws.install(s3)`; boto3 itself blocks the loop"
+        )
+    elif not isinstance(client, DeadlineClient):
+        kind = type(client)
+        transfers = _managed(lambda name: getattr(kind, name, None))
+        client.__class__ = type(kind.__name__, (DeadlineClient, kind), transfers)

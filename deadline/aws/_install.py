@@ -1,0 +1,37 @@
+"""`install`: the SDK's clients obey the deadline in force."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+Target = TypeVar("Target")
+
+
+def install(session_or_client: Target) -> Target:
+    """Make AWS calls obey the current deadline.
+
+    Inside of a deadline, every call ends at its soft instant, retries and backoff included; each attempt but
+    the last gets half of what is left; a retry that cannot fit is refused at once, so that the service's own
+    error reaches the caller with time to spare; and a call that cannot fit is not sent.
+    Without a deadline an installed client behaves as before.
+
+    Args:
+        session_or_client: An aioboto3 or aiobotocore session: every client and resource made from it
+            *from now on* is covered. Or one client or resource that exists already. Twice does no harm.
+
+    Returns:
+        What it was given.
+
+    Raises:
+        ImportError: Neither aioboto3 nor aiobotocore is installed.
+        TypeError: It is something else; the message says what to pass.
+    """
+    try:
+        from deadline.aws._clients import cover  # noqa: PLC0415  # a handler without clients needs no SDK
+    except ImportError as error:
+        raise ImportError(
+            'aws.install() needs the SDK: pip install "asyncio-deadline[aws]" for aioboto3, or '
+            '"asyncio-deadline[aiobotocore]" for aiobotocore alone'
+        ) from error
+    cover(session_or_client)
+    return session_or_client

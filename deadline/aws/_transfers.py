@@ -1,0 +1,117 @@
+"""Managed transfers that leave nothing behind.
+
+`upload_fileobj`, `copy` and the like start tasks of their own, and a multipart upload. Cancelled, the SDK's
+methods leave both: the tasks go on uploading parts, and the upload stays and is billed until somebody aborts
+it (terricain/aioboto3#409, #369, #153). So when a transfer under a deadline ends with an error or a cut,
+
+1. exactly the tasks that were made during the call are cancelled, told by a context variable that they
+   inherited. Sweeping by the deadline's own would hit tasks that belong to others;
+2. its multipart uploads are aborted, shielded, within the share of the margin that is for unwinding.
+   What could not be aborted stands in the report as `left_behind`.
+
+Multipart uploads that a handler made itself are its own business and are left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from deadline._events import emit
+from deadline._margin import shares
+from deadline._scope import current
+from deadline._sighting import context_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deadline._scope import Deadline
+
+METHODS: Final = ("upload_file", "upload_fileobj", "download_file", "download_fileobj", "copy")
+"""What aioboto3 injects into S3's clients (aioboto3/s3/inject.py)."""
+
+WITHOUT_LIMIT: Final = 1.0
+"""Seconds for cleaning up under a deadline without a limit, which has no margin to take them from."""
+
+_transfer: ContextVar[Transfer | None] = ContextVar("deadline_transfer", default=None)
+
+
+class Transfer:
+    """One managed transfer: the multipart uploads that it has open."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._uploads: dict[str, dict[str, str]] = {}
+
+    def answered(self, operation: str, params: dict[str, Any], answer: dict[str, Any]) -> None:
+        """Keep account of a multipart upload by the calls that were answered."""
+        if operation == "CreateMultipartUpload":
+            place = {"Bucket": params["Bucket"], "Key": params["Key"], "UploadId": answer["UploadId"]}
+            self._uploads[answer["UploadId"]] = place
+        elif operation in {"CompleteMultipartUpload", "AbortMultipartUpload"}:
+            self._uploads.pop(params["UploadId"], None)
+
+    async def clean_up(self, dl: Deadline) -> None:
+        """Cancel the tasks, abort the uploads; never raises an error of its own."""
+        tasks = [task for task in asyncio.all_tasks() if self._made(task)]
+        for task in tasks:
+            task.cancel()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_unwinding_seconds(dl)):
+            if tasks:
+                await asyncio.wait(tasks)
+            for place in list(self._uploads.values()):
+                await self._abort(place)
+        for place in self._uploads.values():
+            dl.leave_behind(
+                f"s3://{place['Bucket']}/{place['Key']}: multipart upload {place['UploadId']} not aborted"
+            )
+
+    def _made(self, task: asyncio.Task[Any]) -> bool:
+        return task is not asyncio.current_task() and context_of(task).get(_transfer) is self
+
+    async def _abort(self, place: dict[str, str]) -> None:
+        try:
+            await self._client.abort_multipart_upload(**place)
+        except Exception as error:  # noqa: BLE001  # whatever it is: the upload stands in the report
+            emit("aws.abort_failed", logging.WARNING, upload=place["UploadId"], error=repr(error))
+
+
+def _unwinding_seconds(dl: Deadline) -> float:
+    """How long cleaning up may take: the unwinding share, counted from now if the end came before soft."""
+    if dl.hard == math.inf:
+        return WITHOUT_LIMIT
+    share = shares(dl.soft, dl.hard).unwinding - dl.soft
+    return max(0.0, share - max(0.0, dl.now() - dl.soft))
+
+
+def current_transfer() -> Transfer | None:
+    """The managed transfer that the running task works for."""
+    return _transfer.get()
+
+
+def managed(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a transfer method of an S3 client."""
+
+    @functools.wraps(method)
+    async def transfer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        dl = current()
+        if dl is None or _transfer.get() is not None:  # upload_file calls upload_fileobj
+            return await method(self, *args, **kwargs)
+        this = Transfer(self)
+        token = _transfer.set(this)
+        try:
+            return await method(self, *args, **kwargs)
+        except BaseException:
+            await this.clean_up(dl)
+            raise
+        finally:
+            _transfer.reset(token)
+
+    transfer._deadline_managed = True  # type: ignore[attr-defined]  # noqa: SLF001
+    return transfer

@@ -1,0 +1,54 @@
+"""Tools for testing code that has a deadline.
+
+`FakeContext` stands in for Lambda's context, `VirtualLoop` makes hours pass at once, `MotoServer` is
+an AWS in a thread and `FaultProxy` lets it misbehave. With pytest they are fixtures: `lambda_context`,
+`virtual_clock`, `moto_server`, `fault_proxy`. Install `asyncio-deadline[testing]`.
+"""
+
+from ._aws_errors import AwsErrorAnswer, service_unavailable, slow_down, throttling
+from ._clock import VirtualClock, VirtualLoop
+from ._context import FakeContext
+from ._faults import (
+    Answer,
+    BlackHole,
+    Delay,
+    Drip,
+    Fault,
+    HalfClose,
+    LostAnswer,
+    Refuse,
+    Reset,
+    Stall,
+    Wire,
+)
+from ._journal import Exchange
+from ._moto import MotoServer
+from ._proxy import FaultProxy
+from ._request import Request
+from ._rules import Rule
+
+__all__ = [
+    "Answer",
+    "AwsErrorAnswer",
+    "BlackHole",
+    "Delay",
+    "Drip",
+    "Exchange",
+    "FakeContext",
+    "Fault",
+    "FaultProxy",
+    "HalfClose",
+    "LostAnswer",
+    "MotoServer",
+    "Refuse",
+    "Request",
+    "Reset",
+    "Rule",
+    "Stall",
+    "VirtualClock",
+    "VirtualLoop",
+    "Wire",
+    "service_unavailable",
+    "slow_down",
+    "throttling",
+]

@@ -1,0 +1,13 @@
+"""Every Python that the classifiers name: `nox`. One of them: `nox -s tests-3.12`."""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """Install the built package and run the whole suite against it."""
+    session.install("--upgrade", "pip>=25.1")
+    session.install("--group", "test", "--group", "demo", ".[aws,testing]")
+    session.run("pytest", *session.posargs)

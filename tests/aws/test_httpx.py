@@ -1,0 +1,49 @@
+"""httpx as the SDK's backend, which its 3.x line offers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deadline import DeadlineExceeded, deadline
+from deadline.testing import Stall
+
+if TYPE_CHECKING:
+    from conftest import Connect
+    from deadline.testing import FaultProxy
+
+pytest.importorskip("httpx2", reason="httpx2 is not installed")
+backend = pytest.importorskip("aiobotocore.httpxsession", reason="this aiobotocore knows no httpx")
+
+pytestmark = pytest.mark.slow
+
+
+async def test_a_call_is_cut_and_the_client_goes_on(fault_proxy: FaultProxy, connect: Connect) -> None:
+    """A stalled call is given up, retried and cut; the next call on the same client succeeds."""
+    client = await connect("s3", http_session_cls=backend.HttpxSession, max_pool_connections=1)
+    fault_proxy.add(Stall())
+    with pytest.raises(DeadlineExceeded, match="HeadBucket attempt 2") as caught:
+        async with deadline(0.8):
+            await client.head_bucket(Bucket="bucket")
+    assert type(caught.value.__cause__).__name__ == "AttemptTimeoutError"
+    call = caught.value.report.tasks[0].call
+    assert call is not None
+    assert call.outcome == "unknown"
+    fault_proxy.clear()
+    async with asyncio.timeout(1):
+        await client.list_buckets()
+
+
+async def test_a_streaming_body_is_closed(connect: Connect) -> None:
+    """A body that nobody read gives its connection back at the cut."""
+    client = await connect("s3", http_session_cls=backend.HttpxSession, max_pool_connections=1)
+    await client.create_bucket(Bucket="bucket")
+    await client.put_object(Bucket="bucket", Key="key", Body=bytes(100_000))
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(0.3):
+            await client.get_object(Bucket="bucket", Key="key")
+            await asyncio.sleep(9)
+    async with asyncio.timeout(1):
+        await client.list_buckets()

@@ -1,0 +1,82 @@
+"""What became of a call that was cut: the report agrees with what crossed the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deadline import DeadlineExceeded, deadline
+from deadline._sighting import calls
+from deadline.testing import BlackHole, Delay, Fault, FaultProxy, LostAnswer, Stall, service_unavailable
+
+if TYPE_CHECKING:
+    from conftest import Connect
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Stall(),  # the request went out; that the proxy kept it, nobody here can know
+        LostAnswer(),
+        BlackHole(10),
+        Delay(5),
+    ],
+)
+async def test_a_call_cut_after_its_request_went_out_is_unknown(
+    fault_proxy: FaultProxy, connect: Connect, fault: Fault
+) -> None:
+    """Once the request is out, nobody here can know whether it had its effect."""
+    client = await connect("s3")
+    await client.create_bucket(Bucket="bucket")
+    fault_proxy.add(fault)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(0.35):
+            await client.put_object(Bucket="bucket", Key="key", Body=b"x")
+    call = caught.value.report.tasks[0].call
+    assert call is not None
+    assert call.outcome == "unknown"
+    assert not fault_proxy.log[-1].answered
+
+
+async def test_a_call_in_its_backoff_was_answered(
+    fault_proxy: FaultProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between an answer and the next attempt, the call counts as answered."""
+    monkeypatch.setattr("botocore.retryhandler.random.random", lambda: 0.9)
+    client = await connect("s3", retries={"mode": "legacy", "max_attempts": 3})
+    fault_proxy.add(service_unavailable())
+
+    async def work() -> None:
+        async with deadline(5.0):
+            await client.list_buckets()
+
+    task = asyncio.create_task(work())
+    while task not in calls or calls[task].attempt == 1:
+        await asyncio.sleep(0.01)
+    assert calls[task].outcome == "answered"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_call_that_waits_for_a_connection_was_not_sent(
+    fault_proxy: FaultProxy, connect: Connect
+) -> None:
+    """Waiting for a free connection, a call is cut before anything went out."""
+    client = await connect("s3", max_pool_connections=1)
+    fault_proxy.add(Stall())
+
+    async def call(name: str) -> None:
+        await client.put_object(Bucket="bucket", Key=name, Body=b"x")
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(0.35), asyncio.TaskGroup() as group:
+            group.create_task(call("first"), name="first")
+            await asyncio.sleep(0.05)
+            group.create_task(call("second"), name="second")
+    outcomes = {task.name: task.call.outcome for task in caught.value.report.tasks if task.call}
+    assert outcomes == {"first": "unknown", "second": "not sent"}

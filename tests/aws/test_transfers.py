@@ -1,0 +1,216 @@
+"""Transfers and streams that are cut leave nothing behind. Real clients, a real server, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiobotocore.config import AioConfig
+
+from deadline import DeadlineExceeded, aws, deadline
+from deadline.testing import FaultProxy, MotoServer, Stall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from deadline.testing import Request
+
+aioboto3 = pytest.importorskip("aioboto3", reason="managed transfers are aioboto3's")
+
+pytestmark = [
+    pytest.mark.slow,
+    # aioboto3 hands parts of 5 MB to aiohttp as bytes, which aiohttp warns of.
+    pytest.mark.filterwarnings("ignore:Sending a large body directly"),
+]
+
+PART = 5 * 1024 * 1024
+BIG = bytes(3 * PART)
+
+
+@pytest.fixture
+async def s3(fault_proxy: FaultProxy) -> AsyncIterator[Any]:
+    """An installed client with a single connection, a bucket and a big object in it."""
+    config = AioConfig(max_pool_connections=1, retries={"max_attempts": 0}, read_timeout=30)
+    async with aws.install(aioboto3.Session()).client("s3", config=config) as client:
+        await client.create_bucket(Bucket="bucket")
+        await client.put_object(Bucket="bucket", Key="big", Body=io.BytesIO(BIG))
+        yield client
+
+
+def is_part(request: Request) -> bool:
+    return request.method == "PUT" and "partNumber=" in request.path
+
+
+async def open_uploads(client: Any) -> list[str]:
+    answer = await client.list_multipart_uploads(Bucket="bucket")
+    return [upload["UploadId"] for upload in answer.get("Uploads", [])]
+
+
+async def tasks_settle() -> set[asyncio.Task[Any]]:
+    await asyncio.sleep(0)
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("read", ["unread", "begun"])
+async def test_a_streaming_body_is_closed_when_its_block_is_cut(s3: Any, read: str) -> None:
+    """A body opened in the block gives its connection back at the cut, not after the read timeout."""
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(0.3):
+            answer = await s3.get_object(Bucket="bucket", Key="big")
+            if read == "begun":
+                await answer["Body"].read(10)
+            await asyncio.sleep(9)
+    async with asyncio.timeout(1):
+        await s3.head_object(Bucket="bucket", Key="big")
+
+
+async def test_a_body_that_outlives_its_block_is_the_outer_ones(s3: Any) -> None:
+    """A body returned from a block that ended in time is open, and is closed when the outer block is cut."""
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(0.4):
+            async with deadline(0.3):
+                answer = await s3.get_object(Bucket="bucket", Key="big")
+            assert await answer["Body"].read(10) == bytes(10)
+            await asyncio.sleep(9)
+    async with asyncio.timeout(1):
+        await s3.head_object(Bucket="bucket", Key="big")
+
+
+async def test_a_body_stays_open_when_nothing_is_cut(s3: Any) -> None:
+    """Leaving the block in time leaves the body as it is."""
+    async with deadline(5):
+        answer = await s3.get_object(Bucket="bucket", Key="big")
+    assert await answer["Body"].read() == BIG
+
+
+async def test_a_cut_upload_stops_and_is_aborted(s3: Any, fault_proxy: FaultProxy) -> None:
+    """A cut `upload_fileobj` has no task left, puts no more parts, and leaves no multipart upload."""
+    fault_proxy.add(Stall(), where=is_part)
+    before = await tasks_settle()
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(1.5, margin=1.0):
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    assert await tasks_settle() <= before
+    assert caught.value.report.left_behind == ()
+    fault_proxy.clear()
+    parts = [exchange for exchange in fault_proxy.log if is_part(exchange.request)]
+    assert await open_uploads(s3) == []
+    assert [exchange for exchange in fault_proxy.log if is_part(exchange.request)] == parts
+
+
+async def test_a_cut_copy_stops_and_is_aborted(s3: Any, fault_proxy: FaultProxy) -> None:
+    """A cut `copy` leaves no multipart upload either."""
+    fault_proxy.add(Stall(), where=is_part)
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(1.5, margin=1.0):
+            await s3.copy({"Bucket": "bucket", "Key": "big"}, "bucket", "copied")
+    fault_proxy.clear()
+    assert await open_uploads(s3) == []
+
+
+async def test_an_upload_that_cannot_be_aborted_stands_in_the_report(
+    s3: Any, fault_proxy: FaultProxy
+) -> None:
+    """If the abort does not get through within its share, the report names the upload."""
+    fault_proxy.add(Stall(), where=lambda request: is_part(request) or request.method == "DELETE")
+    loop = asyncio.get_running_loop()
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(1.0, margin=0.4) as dl:
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    assert dl.soft + 0.1 <= loop.time() <= dl.hard
+    fault_proxy.clear()
+    (upload,) = await open_uploads(s3)
+    assert caught.value.report.left_behind == (f"s3://bucket/new: multipart upload {upload} not aborted",)
+    assert "left behind: s3://bucket/new: multipart upload" in caught.value.report.render()
+
+
+async def test_without_a_margin_the_report_names_the_upload(s3: Any, fault_proxy: FaultProxy) -> None:
+    """Without a margin there is no time to abort: the block ends at soft, and the report names the upload."""
+    fault_proxy.add(Stall(), where=is_part)
+    loop = asyncio.get_running_loop()
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(2.0) as dl:
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    assert loop.time() - dl.soft < 0.5
+    assert len(caught.value.report.left_behind) == 1
+
+
+async def test_a_deliberate_multipart_upload_survives(s3: Any) -> None:
+    """A multipart upload that the handler made itself is its own business."""
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(0.5, margin=0.2):
+            made = await s3.create_multipart_upload(Bucket="bucket", Key="mine")
+            await asyncio.sleep(9)
+    assert await open_uploads(s3) == [made["UploadId"]]
+    assert caught.value.report.left_behind == ()
+
+
+async def test_an_abort_is_never_refused(s3: Any) -> None:
+    """`AbortMultipartUpload` goes out however little is left."""
+    made = await s3.create_multipart_upload(Bucket="bucket", Key="mine")
+    async with deadline(0.5):
+        with aws.limits(min_attempt=10):
+            await s3.abort_multipart_upload(Bucket="bucket", Key="mine", UploadId=made["UploadId"])
+    assert await open_uploads(s3) == []
+
+
+async def test_a_cut_download_leaves_no_tasks(s3: Any, fault_proxy: FaultProxy) -> None:
+    """A cut `download_fileobj` has no task left, and its connections are free."""
+    fault_proxy.add(Stall(), where=lambda request: "range" in request.headers)
+    before = await tasks_settle()
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(0.5, margin=0.2):
+            await s3.download_fileobj("bucket", "big", io.BytesIO())
+    assert await tasks_settle() <= before
+    async with asyncio.timeout(1):
+        await s3.head_object(Bucket="bucket", Key="big")
+
+
+async def test_transfers_that_fit_are_as_before(s3: Any) -> None:
+    """Transfers that fit do their work."""
+    async with deadline(20, margin=1):
+        await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+        await s3.copy({"Bucket": "bucket", "Key": "new"}, "bucket", "copied")
+        target = io.BytesIO()
+        await s3.download_fileobj("bucket", "copied", target)
+    assert target.getvalue() == BIG
+
+
+async def test_a_client_that_existed_is_covered(moto_server: MotoServer) -> None:
+    """The transfers of a client that existed before it was installed are cut whole, too."""
+    async with aioboto3.Session().client("s3") as client:
+        await client.create_bucket(Bucket="bucket")
+        aws.install(client)
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(0.6, margin=0.5):
+
+                class Slow(io.BytesIO):
+                    async def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+                        await asyncio.sleep(0.03)
+                        return super().read(size)
+
+                await client.upload_fileobj(Slow(BIG), "bucket", "new", Config=_small_reads())
+        assert await open_uploads(client) == []
+
+
+def _small_reads() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(io_chunksize=PART // 4, multipart_threshold=PART, multipart_chunksize=PART)
+
+
+async def test_a_body_that_cannot_be_closed_does_not_hide_the_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """If closing something raises, that is logged, and the block still ends with its own error."""
+
+    class Stuck:
+        def close(self) -> None:
+            raise OSError("stuck")
+
+    stuck = Stuck()
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(0.05) as dl:
+            dl.close_on_cut(stuck)
+            await asyncio.sleep(9)
+    assert "closing <" in caplog.text

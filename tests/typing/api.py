@@ -1,0 +1,71 @@
+"""What a type checker makes of the public names: checked by mypy, never run."""
+
+from datetime import UTC, datetime, timedelta
+from typing import assert_type
+
+from deadline import (
+    Deadline,
+    DeadlineExceeded,
+    Event,
+    InsufficientTime,
+    Report,
+    aws,
+    current,
+    deadline,
+    remaining,
+    step,
+    subscribe,
+)
+from deadline.testing import FakeContext
+
+
+class Context:
+    """Anything with the one method is a context."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Enough."""
+        return 3000
+
+
+class Mine(DeadlineExceeded):
+    """A subclass of one's own."""
+
+
+async def sources() -> None:
+    """Every source there is."""
+    async with deadline(Context(), margin=1.0, name="move", error=Mine) as dl:
+        assert_type(dl, Deadline)
+        assert_type(dl.remaining(), float)
+        assert_type(dl.remaining(hard=True), float)
+        assert_type(dl.expired, bool)
+        assert_type(dl.overran, float)
+        assert_type(dl.name, str | None)
+    for source in (2.5, 3, None, timedelta(seconds=3), datetime.now(UTC), FakeContext(3.0)):
+        async with deadline(source, margin=timedelta(seconds=1)):
+            pass
+    deadline("5")  # type: ignore[arg-type]
+    deadline(5, error=ValueError)  # type: ignore[arg-type]
+
+
+async def errors(exceeded: DeadlineExceeded, refused: InsufficientTime) -> None:
+    """What an error offers."""
+    assert_type(exceeded.deadline, Deadline | None)
+    assert_type(exceeded.report, Report)
+    assert_type(exceeded.report.done, list[str])
+    assert_type(exceeded.report.to_json(), str)
+    async with refused.grace(reserve=0.1) as grace:
+        assert_type(grace, Deadline)
+    timeout: TimeoutError = exceeded
+    del timeout
+
+
+def ambient() -> None:
+    """Functions that read what is around."""
+    assert_type(current(), Deadline | None)
+    assert_type(remaining(), float)
+    with step("copy"):
+        pass
+    subscribe(lambda event: assert_type(event, Event))()
+    assert_type(aws.install(Context()), Context)
+    with aws.limits(attempts=2, per_attempt=0.5, min_attempt=0):
+        pass
