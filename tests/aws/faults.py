@@ -173,6 +173,7 @@ class Shot:
     Attributes:
         late: Seconds from the soft instant to the line after the block; negative if it ended before.
         ending: How it ended, in words, or `wrong: ...`.
+        met: Whether a request met the fault.
         left_behind: What the report says was left.
         found: What is found afterwards that should not be there.
         next_call: Seconds that the next call took, or infinite if it failed.
@@ -184,6 +185,7 @@ class Shot:
     mode: str
     late: float = float("inf")
     ending: str = "wrong: never"
+    met: bool = False
     left_behind: tuple[str, ...] = ()
     found: list[str] = field(default_factory=list)
     next_call: float = float("inf")
@@ -319,8 +321,7 @@ class _Gun:
                 shot.left_behind = error.report.left_behind
         else:
             shot.ending = ending(shot.fault, None)
-        if not any(exchange.fault for exchange in self.proxy.log):
-            shot.found.append("no request met the fault")
+        shot.met = any(exchange.fault for exchange in self.proxy.log)
 
     def slots(self) -> list[Any]:
         """The slots of the client's connection pool that are taken."""

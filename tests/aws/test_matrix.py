@@ -1,8 +1,7 @@
 """Whatever goes wrong with an AWS operation under a deadline, it ends in time, rightly, and leaves nothing.
 
-Every fault on every operation in the retry modes without a limiter of their own (the adaptive mode's holds
-a client back for as long as it likes); many at once, so the bounds are wide. The
-benchmark `aws_faults.py` plays the same cells one at a time and tells how late they are.
+Every fault on every operation in every retry mode; a dozen at once, so the bounds are wide. The benchmark
+`aws_faults.py` plays the same cells one at a time and tells how late they are.
 """
 
 from __future__ import annotations
@@ -33,12 +32,13 @@ pytestmark = [
 
 BUDGET = 0.75
 MARGIN = 0.3
-TOLERANCE = 1.0  # a dozen at once, on any machine; the benchmark is precise
-NEXT_CALL = 3.0
-NEVER = 20.0
+# A dozen at once, on any machine: what these catch is the read timeout's minute. The benchmark is precise.
+TOLERANCE = 5.0
+NEXT_CALL = 10.0
+NEVER = 90.0
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "adaptive"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_every_fault_ends_in_time_and_leaves_nothing(
     moto_server: MotoServer, operation: str, mode: str
@@ -46,15 +46,15 @@ async def test_every_fault_ends_in_time_and_leaves_nothing(
     """It ends in time, cut, refused or with an honest error; tasks, slots and uploads are gone."""
     place = Range(moto_server.url)
     await place.set_up()
+    budget, to_play = BUDGET, list(FAULTS)
     async with asyncio.timeout(NEVER):
-        shots = await place.fire(mode, operation, FAULTS, BUDGET, MARGIN)
-    assert len(shots) == 12
-    # On a machine too busy to get as far as the fault, a cell says nothing.
-    told = [shot for shot in shots if "no request met the fault" not in shot.found]
-    assert len(told) >= 6
-    for shot in told:
-        assert not shot.ending.startswith("wrong"), shot
-        assert shot.late <= shot.share * MARGIN + TOLERANCE, shot
-        # A CreateMultipartUpload that was cut in flight leaves an upload whose id nobody here can know.
-        assert [what for what in shot.found if "UploadId" not in what] == [], shot
-        assert shot.next_call <= NEXT_CALL, shot
+        while to_play:
+            shots = await place.fire(mode, operation, to_play, budget, MARGIN)
+            for shot in shots:
+                assert not shot.ending.startswith("wrong"), shot
+                assert shot.late <= shot.share * MARGIN + TOLERANCE, shot
+                assert shot.found == [], shot
+                assert shot.next_call <= NEXT_CALL, shot
+            # On a busy machine the time may be up before any request has met the fault: that says nothing.
+            to_play = [shot.fault for shot in shots if not shot.met]
+            budget *= 2
