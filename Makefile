@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NEWEST := .venv-newest
 SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-full clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,13 @@ lint: $(VENV)/.package
 
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py
+
+# The tables that take long: every fault twenty times in every retry mode, on both lines of the SDK.
+bench-full: $(VENV)/.package $(VENV)/.bench $(NEWEST)/.package
+	$(BIN)/python benchmarks/dead_endpoint.py
+	$(BIN)/python benchmarks/aws_faults.py --shots 20 --modes legacy standard adaptive
+	$(NEWEST)/bin/python -m pip install --quiet --group bench
+	$(NEWEST)/bin/python benchmarks/aws_faults.py --shots 20 --modes legacy standard adaptive
 
 clean:
 	rm -rf $(VENV) $(NEWEST) .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -71,13 +71,16 @@ class AttemptTimeoutError(ReadTimeoutError):  # type: ignore[misc]  # botocore i
 class AwsCall(Call):
     """A call of an installed client."""
 
-    __slots__ = ("_client", "_dl", "configured", "limits", "refused")
+    __slots__ = ("_client", "_dl", "configured", "limits", "params", "refused")
 
-    def __init__(self, client: Any, operation: str, dl: Deadline | None, limits: Limits) -> None:
+    def __init__(
+        self, client: Any, operation: str, params: dict[str, Any], dl: Deadline | None, limits: Limits
+    ) -> None:
         started = asyncio.get_running_loop().time() if dl is None else dl.now()
         super().__init__(client.meta.service_model.service_name, operation, started)
         self._client = client
         self._dl = dl
+        self.params = params
         self.limits = limits
         self.configured = _configured_attempts(client)
         self.refused: str | None = None
@@ -119,7 +122,7 @@ class DeadlineClient:
         dl, limits = current(), current_limits()
         if dl is None and limits is None:
             return await make(operation_name, api_params)
-        call = AwsCall(self, operation_name, dl, limits or _NO_LIMITS)
+        call = AwsCall(self, operation_name, api_params, dl, limits or _NO_LIMITS)
         if dl is not None and operation_name != _NEVER_REFUSED and not fits(call.left(), call.limits):
             await _refuse(dl, call)
         _wire(self)
@@ -164,7 +167,8 @@ def _keep_account(client: Any, operation: str, params: Any, answer: Any, dl: Dea
     model = client.meta.service_model.operation_model(operation)
     if model.has_streaming_output or model.has_event_stream_output:
         body = answer[model.output_shape.serialization["payload"]]
-        dl.close_on_cut(getattr(body, "__wrapped__", body))
+        opened = dl.close_on_cut if transfer is None else transfer.opened
+        opened(getattr(body, "__wrapped__", body))
 
 
 def _forget_identity(params: Any) -> None:
@@ -210,8 +214,11 @@ async def _send(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
     try:
         async with timeout:
             answer = await send(request)
-    except TimeoutError as error:
-        if not timeout.expired():
+    except BaseException as error:
+        transfer = current_transfer()
+        if transfer is not None and call.outcome == "unknown":
+            transfer.unanswered(call.operation, call.params)
+        if not (isinstance(error, TimeoutError) and timeout.expired()):
             raise
         emit(
             "aws.attempt_timed_out",

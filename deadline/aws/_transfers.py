@@ -6,8 +6,11 @@ it (terricain/aioboto3#409, #369, #153). So when a transfer under a deadline end
 
 1. exactly the tasks that were made during the call are cancelled, told by a context variable that they
    inherited. Sweeping by the deadline's own would hit tasks that belong to others;
-2. its multipart uploads are aborted, shielded, within the share of the margin that is for unwinding.
-   What could not be aborted stands in the report as `left_behind`.
+2. the bodies that it reads are closed, also if one broke off: until its error is forgotten it would hold its
+   connection, and a pool of one would be stuck;
+3. its multipart uploads are aborted, shielded, within the share of the margin that is for unwinding.
+   What could not be aborted stands in the report as `left_behind`, and so does what may have begun: an
+   upload whose creation was sent and not answered, which nobody here can abort.
 
 Multipart uploads that a handler made itself are its own business and are left alone.
 """
@@ -25,6 +28,7 @@ import anyio
 
 from deadline._events import emit
 from deadline._margin import shares
+from deadline._record import Record
 from deadline._scope import current
 from deadline._sighting import context_of
 
@@ -43,11 +47,18 @@ _transfer: ContextVar[Transfer | None] = ContextVar("deadline_transfer", default
 
 
 class Transfer:
-    """One managed transfer: the multipart uploads that it has open."""
+    """One managed transfer: the multipart uploads and the bodies that it has open.
+
+    Attributes:
+        opened: Keeps account of a body.
+    """
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._uploads: dict[str, dict[str, str]] = {}
+        self._unanswered: set[tuple[str, str]] = set()
+        self._bodies = Record()
+        self.opened = self._bodies.opened
 
     def answered(self, operation: str, params: dict[str, Any], answer: dict[str, Any]) -> None:
         """Keep account of a multipart upload by the calls that were answered."""
@@ -57,19 +68,33 @@ class Transfer:
         elif operation in {"CompleteMultipartUpload", "AbortMultipartUpload"}:
             self._uploads.pop(params["UploadId"], None)
 
+    def unanswered(self, operation: str, params: dict[str, Any]) -> None:
+        """Keep account of an attempt that was sent and not answered."""
+        if operation == "CreateMultipartUpload":
+            self._unanswered.add((params["Bucket"], params["Key"]))
+
     async def clean_up(self, dl: Deadline) -> None:
-        """Cancel the tasks, abort the uploads; never raises an error of its own."""
+        """Cancel the tasks, close the bodies, abort the uploads; never raises an error of its own."""
         tasks = [task for task in asyncio.all_tasks() if self._made(task)]
         for task in tasks:
             task.cancel()
         with anyio.CancelScope(shield=True), anyio.move_on_after(_unwinding_seconds(dl)):
+            await self._bodies.close_resources()
             if tasks:
                 await asyncio.wait(tasks)
             for place in list(self._uploads.values()):
                 await self._abort(place)
+
+    def tell(self, dl: Deadline) -> None:
+        """Have the report name what stays behind."""
         for place in self._uploads.values():
             dl.leave_behind(
                 f"s3://{place['Bucket']}/{place['Key']}: multipart upload {place['UploadId']} not aborted"
+            )
+        for bucket, key in self._unanswered:
+            dl.leave_behind(
+                f"s3://{bucket}/{key}: a multipart upload may have begun, CreateMultipartUpload was sent and "
+                "not answered"
             )
 
     def _made(self, task: asyncio.Task[Any]) -> bool:
@@ -112,6 +137,7 @@ def managed(method: Callable[..., Any]) -> Callable[..., Any]:
             raise
         finally:
             _transfer.reset(token)
+            this.tell(dl)
 
     transfer._deadline_managed = True  # type: ignore[attr-defined]  # noqa: SLF001
     return transfer

@@ -10,7 +10,7 @@ import pytest
 from aiobotocore.config import AioConfig
 
 from deadline import DeadlineExceeded, aws, deadline
-from deadline.testing import FaultProxy, MotoServer, Stall
+from deadline.testing import FaultProxy, LostAnswer, MotoServer, Reset, Stall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +37,19 @@ async def s3(fault_proxy: FaultProxy) -> AsyncIterator[Any]:
         await client.create_bucket(Bucket="bucket")
         await client.put_object(Bucket="bucket", Key="big", Body=io.BytesIO(BIG))
         yield client
+
+
+@pytest.fixture
+async def retrying(s3: Any) -> AsyncIterator[Any]:
+    """A client for the same bucket that tries a second time."""
+    config = AioConfig(retries={"max_attempts": 1})
+    async with aws.install(aioboto3.Session()).client("s3", config=config) as client:
+        await aws.warm_up(client)
+        yield client
+
+
+def creates(request: Request) -> bool:
+    return request.method == "POST" and request.path.endswith("?uploads")
 
 
 def is_part(request: Request) -> bool:
@@ -135,6 +148,45 @@ async def test_without_a_margin_the_report_names_the_upload(s3: Any, fault_proxy
             await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
     assert loop.time() - dl.soft < 0.5
     assert len(caught.value.report.left_behind) == 1
+
+
+async def test_an_upload_that_may_have_begun_stands_in_the_report(s3: Any, fault_proxy: FaultProxy) -> None:
+    """A create that was sent and not answered may have begun an upload; the report says where."""
+    fault_proxy.add(LostAnswer(), where=creates)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(1.5, margin=1.0):
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    fault_proxy.clear()
+    assert len(await open_uploads(s3)) == 1
+    assert caught.value.report.left_behind == (
+        "s3://bucket/new: a multipart upload may have begun, CreateMultipartUpload was sent and not answered",
+    )
+
+
+async def test_a_transfer_that_ends_well_names_what_an_earlier_attempt_began(
+    retrying: Any, fault_proxy: FaultProxy
+) -> None:
+    """The second attempt began the upload that was completed; what the first one began is named."""
+    fault_proxy.add(LostAnswer(), where=creates, times=1)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(4.0, margin=1.0):
+            await retrying.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+            await asyncio.sleep(9)
+    fault_proxy.clear()
+    assert len(await open_uploads(retrying)) == 1
+    (left,) = caught.value.report.left_behind
+    assert left.startswith("s3://bucket/new: a multipart upload may have begun")
+
+
+async def test_a_body_that_broke_off_is_closed_with_its_transfer(s3: Any, fault_proxy: FaultProxy) -> None:
+    """A download whose body breaks off gives its connection back, while its error is still held."""
+    fault_proxy.add(Reset(2000), where=lambda request: "range" in request.headers)
+    async with deadline(5.0, margin=1.0):
+        with pytest.raises(Exception, match="payload is not completed|Couldn't download") as caught:
+            await s3.download_fileobj("bucket", "big", io.BytesIO())
+        async with asyncio.timeout(2):
+            await s3.head_object(Bucket="bucket", Key="big")
+    assert caught.value
 
 
 async def test_a_deliberate_multipart_upload_survives(s3: Any) -> None:
