@@ -44,6 +44,18 @@ async def test_every_fault_ends_in_time_and_leaves_nothing(
     moto_server: MotoServer, operation: str, mode: str
 ) -> None:
     """It ends in time, cut, refused or with an honest error; tasks, slots and uploads are gone."""
+    await play(moto_server, operation, mode)
+
+
+@pytest.mark.parametrize("operation", ["small call", "stream", "upload"])
+def test_every_fault_on_uvloop(moto_server: MotoServer, operation: str) -> None:
+    """The same on uvloop, which brings its own transports."""
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play(moto_server, operation, "standard"))
+
+
+async def play(moto_server: MotoServer, operation: str, mode: str) -> None:
     place = Range(moto_server.url)
     await place.set_up()
     budget, to_play = BUDGET, list(FAULTS)
