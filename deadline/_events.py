@@ -26,7 +26,11 @@ class Event(NamedTuple):
     fields: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return " ".join([self.name, *(f"{key}={_short(value)}" for key, value in self.fields.items())])
+        fields = self.fields.items()
+        line = " ".join(
+            [self.name, *(f"{key}={_short(value)}" for key, value in fields if not _is_block(value))]
+        )
+        return "\n".join([line, *(value for _, value in fields if _is_block(value))])
 
 
 Subscriber: TypeAlias = Callable[[Event], object]
@@ -36,10 +40,19 @@ def _short(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else repr(value)
 
 
+def _is_block(value: object) -> bool:
+    """Whether it is a text of several lines, which goes below the line."""
+    return isinstance(value, str) and "\n" in value
+
+
 def log_event(event: Event) -> None:
-    """Write an event to the logger `deadline`; its fields stand in the record's `deadline` attribute."""
+    """Write an event to the logger `deadline`; its fields stand in the record's `deadline` attribute.
+
+    Texts of several lines (a report, a traceback) stand in the message alone.
+    """
     if logger.isEnabledFor(event.level):
-        logger.log(event.level, "%s", event, extra={"deadline": {"event": event.name, **event.fields}})
+        plain = {key: value for key, value in event.fields.items() if not _is_block(value)}
+        logger.log(event.level, "%s", event, extra={"deadline": {"event": event.name, **plain}})
 
 
 _subscribers: tuple[Subscriber, ...] = (log_event,)

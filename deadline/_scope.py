@@ -54,7 +54,7 @@ PATIENCE: Final = 0.1
 """Seconds for which a scope leaves it to an ancestor that is past to cut what it must."""
 
 # The switch an operator wants at night; a function's environment does not change while it runs.
-_DISABLED = os.environ.get("DEADLINE_DISABLED", "").strip().lower() in {"1", "true", "yes", "on"}
+DISABLED = os.environ.get("DEADLINE_DISABLED", "").strip().lower() in {"1", "true", "yes", "on"}
 
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
@@ -92,6 +92,12 @@ def deadline(
         DeadlineExceeded: On entry (`started` is False) or at the edge of the block.
         RuntimeError: On entry, outside of a task on an asyncio event loop.
     """
+    check_name_and_error(name, error)
+    return Deadline(_source.checked(source), _source.checked_margin(margin), name, error)
+
+
+def check_name_and_error(name: str | None, error: type[DeadlineExceeded]) -> None:
+    """Refuse a name that is no string and an error that is not ours, by `TypeError`."""
     if name is not None and not isinstance(name, str):
         raise TypeError(
             f"name: expected a string, got {name!r} ({type(name).__name__}); write name='checkout'"
@@ -101,7 +107,6 @@ def deadline(
             f"error: expected a subclass of DeadlineExceeded, got {error!r}; "
             "write `class CheckoutTimeout(DeadlineExceeded): ...` and error=CheckoutTimeout"
         )
-    return Deadline(_source.checked(source), _source.checked_margin(margin), name, error)
 
 
 @final
@@ -153,7 +158,7 @@ class Deadline:
     def __init__(
         self,
         source: _source.Checked,
-        margin: float | None,
+        margin: float | _source.DefaultMargin,
         name: str | None,
         error: type[DeadlineExceeded],
     ) -> None:
@@ -232,7 +237,7 @@ class Deadline:
             raise RuntimeError(
                 f"{self!r}: a deadline is entered once; call deadline(...) again for another block"
             )
-        if _DISABLED:
+        if DISABLED:
             self._state = "disabled"
             self.soft = self.hard = math.inf
             return self
@@ -241,9 +246,10 @@ class Deadline:
         self._parent = current()
         self._entered = now = clock.now()
         self.hard = hard = _source.hard_end(self._source, clock, now)
-        if self._margin is None:
-            self._margin = _source.default_margin(self._source, hard - now)
-        self.soft = self.wakes_at = soft = hard - self._margin
+        margin = self._margin
+        if not isinstance(margin, float):
+            margin = margin.of(self._source, hard - now)
+        self.soft = self.wakes_at = soft = hard - margin
         if soft <= now or any(around.soft <= now for around in self._around()):
             await self._enter_late()
         self._scope = scope = CancelScope()
@@ -428,6 +434,26 @@ class Deadline:
         least._filled(error, self._clock.now())
         return error
 
+    async def give_up(self) -> DeadlineExceeded:
+        """Go on without a block that was cut and does not end; for the code that leaves it behind.
+
+        Returns:
+            What its edge would have raised; the report names what it was still awaiting.
+        """
+        now = self._clock.now()
+        self._clock.disarm(self)
+        self._state, self._expired = "closed", True
+        record = self.record()
+        # Private in anyio: its next delivery, one in each turn of the loop for as long as the block lasts.
+        delivery = getattr(self._scope, "_cancel_handle", None)
+        if delivery is not None:
+            delivery.cancel()
+        record.look(self._task, self._clock.now, math.inf)
+        exceeded = self._exceeded(now)
+        exceeded.report  # noqa: B018  # made now: what is still running will be gone
+        await record.close_resources()
+        return exceeded
+
     def _report(self, record: Record, now: float) -> Report:
         return record.report(
             name=self.name,
@@ -435,7 +461,7 @@ class Deadline:
             soft=self.soft,
             margin=self.margin,
             now=now,
-            left_running=left_running(self._clock.loop, self._covers, now),
+            left_running=left_running(self._clock.loop, self._covers, now, getattr(self, "_task", None)),
         )
 
     def _covers(self, context: Context) -> bool:

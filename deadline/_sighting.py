@@ -236,14 +236,15 @@ def _members(group: Any) -> list[asyncio.Task[Any]]:
 
 
 def left_running(
-    loop: asyncio.AbstractEventLoop, belongs: Callable[[Context], bool], now: float
+    loop: asyncio.AbstractEventLoop,
+    belongs: Callable[[Context], bool],
+    now: float,
+    host: asyncio.Task[Any] | None,
 ) -> tuple[TaskReport, ...]:
-    """The unfinished tasks of `loop` whose context says that they belong."""
+    """The unfinished tasks of `loop` whose context says that they belong, without this one and the host."""
     try:
-        current = asyncio.current_task(loop)
-        found = [
-            task for task in asyncio.all_tasks(loop) if task is not current and belongs(context_of(task))
-        ]
+        others = asyncio.all_tasks(loop) - {asyncio.current_task(loop), host}
+        found = [task for task in others if belongs(context_of(task))]
     except RuntimeError:  # the set of tasks changed under us: we are in another thread
         return ()
     found = found[:MOST_TASKS]

@@ -51,9 +51,26 @@ _NO_CONTEXTS: Final = (float, Instant, Moment)
 Source: TypeAlias = "LambdaContext | DurableContext | float | timedelta | datetime | None"
 Checked: TypeAlias = "LambdaContext | float | Instant | Moment"
 
-DEFAULT_CONTEXT_MARGIN: Final = 1.0
-"""Seconds kept back under a Lambda context, at most half of what is left: the second that handlers in the
-field keep (T. Sallai, "How to handle timeouts in Lambda functions", 2020, races `remaining - 1000`)."""
+
+class DefaultMargin(NamedTuple):
+    """Seconds to keep back if nobody said: only a Lambda context is followed by somebody who kills.
+
+    Attributes:
+        most: So many,
+        share: but at most this share of what is left.
+    """
+
+    most: float
+    share: float
+
+    def of(self, source: Checked, left: float) -> float:
+        """The margin for a source that ends in `left` seconds."""
+        return 0.0 if isinstance(source, _NO_CONTEXTS) else max(0.0, min(self.most, left * self.share))
+
+
+DEFAULT_MARGIN: Final = DefaultMargin(1.0, 1 / 2)
+"""The second that handlers in the field keep (T. Sallai, "How to handle timeouts in Lambda functions", 2020,
+races `remaining - 1000`)."""
 
 # Two readings of one context differ by the milliseconds' rounding and by whatever the machine did in
 # between; a reading further off than this is another invocation, or a clock that was set.
@@ -110,10 +127,12 @@ def _from_timedelta(value: object) -> Any:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def checked_margin(margin: float | timedelta | None, argument: str = "margin") -> float | None:
-    """Check a margin: seconds, not negative, finite. `None` stays: the source decides on entry."""
+def checked_margin(
+    margin: float | timedelta | None, argument: str = "margin", default: DefaultMargin = DEFAULT_MARGIN
+) -> float | DefaultMargin:
+    """Check a margin: seconds, not negative, finite. `None` is `default`: the source decides on entry."""
     if margin is None:
-        return None
+        return default
     value = seconds(margin, argument)
     if value == math.inf:
         raise ValueError(
@@ -165,13 +184,6 @@ def hard_end(source: Checked, clock: Clock, now: float) -> float:
     if isinstance(source, Moment):
         return now + (source.timestamp - time.time())
     return _anchored(source, clock, now + _context_seconds(source))
-
-
-def default_margin(source: Checked, left: float) -> float:
-    """Seconds to keep back if nobody said: only a Lambda context is followed by somebody who kills."""
-    if isinstance(source, _NO_CONTEXTS):
-        return 0.0
-    return max(0.0, min(DEFAULT_CONTEXT_MARGIN, left / 2))
 
 
 def _context_seconds(context: LambdaContext) -> float:

@@ -257,7 +257,7 @@ async def test_switched_off_it_is_a_pass_through(
     connect: Connect, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With DEADLINE_DISABLED an installed client calls as without a deadline, however late it is."""
-    monkeypatch.setattr("deadline._scope._DISABLED", True)
+    monkeypatch.setattr("deadline._scope.DISABLED", True)
     client = await connect()
     fault_proxy.add(Delay(0.15))
     async with deadline(0.01):

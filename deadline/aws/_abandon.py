@@ -1,0 +1,75 @@
+"""Leaving behind what does not end: its coroutine is closed, from outside.
+
+Cancelling asks; a body that swallows it, or waits in a `finally` or behind a shield, goes on. Closing throws
+a GeneratorExit instead, which ends the `finally` blocks that do not wait, the shields and the loops that
+catch `Exception` or CancelledError. What remains is `except BaseException` in a loop: only the event loop
+itself can be left behind then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from deadline._sighting import context_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ATTEMPTS: Final = 20
+"""How often a coroutine is closed: once for each `finally` that waits, nested in one another."""
+
+
+async def abandon(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Close the coroutines of suspended tasks, and end the tasks.
+
+    Returns:
+        Those that could not be ended.
+    """
+    tasks = [task for task in tasks if not task.done()]
+    for task in tasks:
+        task.add_done_callback(_retrieve)
+        _close(task)
+        task.cancel()  # it wakes up, finds its coroutine closed, and is done
+    for _ in range(3):  # a cancellation takes a turn for each task that waits for another
+        await asyncio.sleep(0)
+    return [task for task in tasks if not task.done()]
+
+
+def _close(task: asyncio.Task[Any]) -> None:
+    coroutine: Any = task.get_coro()
+    context = context_of(task)
+    try:
+        context.run(int)
+    except RuntimeError:  # it is the one that is running
+        context = context.copy()
+    for _ in range(ATTEMPTS):
+        try:
+            context.run(_as_task, task, coroutine.close)
+        except RuntimeError as error:
+            if "ignored GeneratorExit" not in str(error):
+                return
+        except BaseException:  # noqa: BLE001  # a `finally` may raise anything: it is closed by then
+            return
+        else:
+            return
+
+
+def _as_task(task: asyncio.Task[Any], call: Any) -> None:
+    """Call something as if the task did it: cancel scopes are left by the task that entered them."""
+    loop = task.get_loop()
+    running = asyncio.current_task()
+    assert running is not None
+    asyncio._leave_task(loop, running)  # noqa: SLF001  # documented in "Extending"
+    asyncio._enter_task(loop, task)  # noqa: SLF001
+    try:
+        call()
+    finally:
+        asyncio._leave_task(loop, task)  # noqa: SLF001
+        asyncio._enter_task(loop, running)  # noqa: SLF001
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Take the error of a task, or the loop complains that nobody did."""
+    if not task.cancelled():
+        task.exception()

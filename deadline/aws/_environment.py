@@ -1,0 +1,187 @@
+"""What an execution environment keeps between invocations: one event loop, and what lifespans have opened.
+
+`asyncio.run` for each invocation closes the loop under every client that is meant to stay warm
+(terricain/aioboto3#185, #233), and joins worker threads that may never end. So there is one loop for the life
+of the process, run until an invocation is done, then left standing.
+
+A lifespan has a task of its own, which enters it, waits and leaves it: a context manager that holds a task
+group or a cancel scope must be left by the task that entered it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from deadline._events import emit
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
+
+    Factory = Callable[[], AbstractAsyncContextManager[Any]]
+
+T = TypeVar("T")
+
+CLOSING: Final = 1.0
+"""Seconds that the lifespans may take to be left when the interpreter exits. On Lambda that does not happen:
+the environment is killed, unless an extension asks for a shutdown phase of at most 2 s."""
+
+
+class Lifespan:
+    """A context manager that is entered once and stays open.
+
+    Args:
+        factory: Makes the context manager.
+        context: What its task runs in: nothing of the invocation that happens to be the first.
+    """
+
+    def __init__(self, factory: Factory, context: contextvars.Context) -> None:
+        self._factory = factory
+        self._context = context
+        self._task: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[Any]
+        self._leave: asyncio.Event
+
+    async def resources(self) -> Any:
+        """What the context manager gave; enters it if it is not open.
+
+        Cancelled meanwhile, it stops entering, so that nothing of this invocation goes on in the next.
+        """
+        if self._task is None or self._task.done():
+            loop = asyncio.get_running_loop()
+            self._ready = loop.create_future()
+            self._leave = asyncio.Event()
+            self._task = loop.create_task(self._live(), name="lifespan", context=self._context)
+        if self._ready.done():
+            return self._ready.result()
+        try:
+            return await asyncio.shield(self._ready)
+        except asyncio.CancelledError:
+            if not self._ready.done():
+                self._task.cancel()
+            raise
+
+    async def _live(self) -> None:
+        ready = self._ready
+        try:
+            async with self._factory() as resources:
+                if not ready.done():
+                    ready.set_result(resources)
+                await self._leave.wait()
+        except BaseException as error:
+            if not ready.done():
+                ready.set_exception(_wrapped(error))
+                ready.exception()  # nobody may be waiting for it any more
+            elif not isinstance(error, asyncio.CancelledError):
+                emit("aws.lifespan_failed", logging.ERROR, error=repr(error))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+
+    async def close(self) -> None:
+        """Leave the context manager, if it is open."""
+        if self._task is None:
+            return
+        if not self._ready.done():
+            self._task.cancel()
+        self._leave.set()
+        await asyncio.wait([self._task], timeout=CLOSING)
+
+
+def _wrapped(error: BaseException) -> BaseException:
+    """A future takes any error but StopIteration; a cancellation of the lifespan's task is no cut of ours."""
+    if isinstance(error, asyncio.CancelledError | StopIteration):
+        wrapped = RuntimeError("the lifespan was cancelled while it was being entered")
+        wrapped.__cause__ = error
+        return wrapped
+    return error
+
+
+class Environment:
+    """One process's loop and lifespans."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._lifespans: dict[Factory, Lifespan] = {}
+
+    def lifespan(self, factory: Factory, context: contextvars.Context) -> Lifespan:
+        """The lifespan of a handler, one for each factory."""
+        known = self._lifespans.get(factory)
+        if known is None:
+            known = self._lifespans[factory] = Lifespan(factory, context)
+        return known
+
+    def run(
+        self, work: Coroutine[Any, Any, T], interrupt: Callable[[BaseException], None] | None = None
+    ) -> T:
+        """Run a coroutine to its end.
+
+        SystemExit and KeyboardInterrupt leave the loop from whichever task raises them. `interrupt` is told,
+        if there is one, and the loop goes on until `work` is done.
+
+        Raises:
+            RuntimeError: A loop is running in this thread already.
+        """
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001  # the public one raises
+            work.close()
+            raise RuntimeError(
+                "a handler was called inside of a running event loop; there, write "
+                "`await function.invoke(event, context)`"
+            )
+        task = self.loop.create_task(work)
+        while True:
+            try:
+                return self.loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:  # it is the rare case
+                if task.done() or interrupt is None:
+                    raise
+                interrupt(error)
+
+    def close(self) -> None:
+        """Leave the lifespans and close the loop."""
+        if self.loop.is_running() or self.loop.is_closed():
+            return
+
+        async def leave() -> None:
+            for lifespan in self._lifespans.values():
+                await lifespan.close()
+
+        self.loop.run_until_complete(leave())
+        self.loop.close()
+
+
+_environment: Environment | None = None
+# Loops that must be neither used nor closed: the parent's, or those with a task that does not end.
+_kept: Final[list[Environment]] = []
+
+
+def environment() -> Environment:
+    """This process's environment, made on first use."""
+    global _environment  # noqa: PLW0603  # there is one in a process, that is the point
+    if _environment is None:
+        _environment = Environment()
+    return _environment
+
+
+def replace_environment() -> None:
+    """Have the next invocation begin with a new loop; lifespans are entered again there."""
+    global _environment  # noqa: PLW0603
+    if _environment is not None:
+        _kept.append(_environment)
+        _environment = None
+
+
+@atexit.register
+def _close() -> None:
+    if _environment is not None:
+        _environment.close()
+
+
+if hasattr(os, "register_at_fork"):
+    # Lambda Managed Instances fork their workers after the import of the handler's module: a loop and its
+    # sockets belong to the parent.
+    os.register_at_fork(after_in_child=replace_environment)

@@ -1,0 +1,294 @@
+"""`handler`: an `async def` as a Lambda function."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
+
+from deadline import _scope
+from deadline._errors import DeadlineExceeded
+from deadline._events import emit, logger
+from deadline._scope import check_name_and_error
+from deadline._source import DefaultMargin, checked_margin, seconds
+from deadline.aws._environment import Lifespan, environment, replace_environment
+from deadline.aws._failure import full_traceback, told
+from deadline.aws._invocation import Invocation, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
+    from datetime import timedelta
+
+Event_contra = TypeVar("Event_contra", contravariant=True)
+Context_contra = TypeVar("Context_contra", contravariant=True)
+Response_co = TypeVar("Response_co", covariant=True)
+Resources = TypeVar("Resources")
+Mitigation = TypeVar("Mitigation", bound="Callable[..., Awaitable[Any]]")
+
+DEFAULT_MARGIN: Final = DefaultMargin(0.5, 1 / 4)
+"""Smaller than a scope's, so that an inner `deadline(context)` comes first and is the one that acts."""
+
+_UNSET: Final[Any] = object()
+
+
+class LambdaFunction(Protocol[Event_contra, Context_contra, Response_co]):
+    """What `handler` makes: a plain function that Lambda can call, with two attributes."""
+
+    def __call__(self, event: Event_contra, context: Context_contra, /) -> Response_co:
+        """Run an invocation to its answer, on the loop that this process keeps."""
+
+    def on_exceeded(self, mitigation: Mitigation, /) -> Mitigation:
+        """Register what runs when the time is up: `async def (exceeded, event, context[, resources])`.
+
+        What it returns is the response. `raise exceeded` in it fails the invocation after mitigating, so that
+        retries, dead-letter queues and error metrics do their work: the right choice for every caller that
+        retries. Any other error that it raises leaves with `exceeded` as its cause.
+
+        It has the time from the cut to the margin's last twentieth (20 ms at least), and is cut then; the
+        invocation then fails with `exceeded`. `resources` is `None` if the time was up before they were open.
+
+        Raises:
+            TypeError: It is no `async def`.
+        """
+
+    async def invoke(
+        self, event: Event_contra, context: Context_contra = ..., /, *, resources: Any = ...
+    ) -> Response_co:
+        """Run a whole invocation on the running loop, for unit tests: deadline, `on_exceeded`, draining.
+
+        Args:
+            event: What Lambda would pass.
+            context: What Lambda would pass; `deadline.testing.FakeContext` is one. `None`: no limit.
+            resources: Used instead of what the lifespan gives. Without them the lifespan is entered for this
+                invocation and left at its end.
+
+        Raises:
+            Exception: What Lambda would be told.
+        """
+
+
+@dataclass
+class Plan:
+    """What a handler was made with.
+
+    Attributes:
+        outside: The context of the import, in which the lifespan's task runs.
+        mitigation: What was registered with `on_exceeded`.
+        warned: Whether it was said that an answer loses work; once is enough.
+    """
+
+    function: Callable[..., Awaitable[Any]]
+    margin: float | DefaultMargin
+    name: str
+    error: type[DeadlineExceeded]
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
+    outside: contextvars.Context = field(default_factory=contextvars.copy_context)
+    mitigation: Callable[..., Awaitable[Any]] | None = None
+    warned: bool = False
+
+    def call(self, event: Any, context: Any) -> Any:
+        """An invocation by Lambda, on this process's loop."""
+        if _scope.DISABLED:
+            return environment().run(self._plainly(event, context, self.resources))
+        invocation = Invocation(self, event, context, self.resources)
+        try:
+            outcome = environment().run(invocation.run(), invocation.interrupt)
+        except BaseException as error:  # noqa: BLE001  # nothing but an Exception may leave
+            outcome = Outcome(None, error)
+        if invocation.stuck:
+            emit("aws.loop_replaced", logging.WARNING, function=self.name)
+            replace_environment()
+        return self._answer(outcome, context)
+
+    async def invoke(self, event: Any, context: Any = None, /, *, resources: Any = _UNSET) -> Any:
+        """An invocation by a test, on the running loop."""
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def given() -> tuple[Any, ...]:
+                if self.lifespan is None or resources is not _UNSET:
+                    return () if self.lifespan is None else (resources,)
+                lifespan = Lifespan(self.lifespan, self.outside)
+                stack.push_async_callback(lifespan.close)
+                return (await lifespan.resources(),)
+
+            if _scope.DISABLED:
+                return await self._plainly(event, context, given)
+            return self._answer(await Invocation(self, event, context, given).run(), context)
+
+    def register(self, mitigation: Any, /) -> Any:
+        """Have `mitigation` run when the time is up."""
+        _check_function(mitigation, "on_exceeded", 3 if self.lifespan is None else 4)
+        self.mitigation = mitigation
+        return mitigation
+
+    async def resources(self) -> tuple[Any, ...]:
+        """What the function takes after event and context, from this process's lifespan."""
+        if self.lifespan is None:
+            return ()
+        return (await environment().lifespan(self.lifespan, self.outside).resources(),)
+
+    async def _plainly(
+        self, event: Any, context: Any, resources: Callable[[], Awaitable[tuple[Any, ...]]]
+    ) -> Any:
+        """What is left with DEADLINE_DISABLED: the loop and the lifespan."""
+        return await self.function(event, context, *await resources())
+
+    def _answer(self, outcome: Outcome, context: Any) -> Any:
+        """The value, or raise what Lambda understands."""
+        error = outcome.error
+        if error is None:
+            return outcome.value
+        failure = told(error)
+        if failure is error:
+            raise error
+        # The runtime client logs what it is given, without causes and members; all is logged here, once.
+        emit(
+            "aws.invocation_failed",
+            logging.ERROR,
+            function=self.name,
+            request_id=getattr(context, "aws_request_id", None),
+            error=type(error).__name__,
+            traceback=full_traceback(error),
+        )
+        raise failure
+
+
+@overload
+def handler(
+    function: Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]], /
+) -> LambdaFunction[Event_contra, Context_contra, Response_co]: ...
+
+
+@overload
+def handler(
+    *,
+    margin: float | timedelta | None = None,
+    error: type[DeadlineExceeded] = DeadlineExceeded,
+    name: str | None = None,
+    lifespan: None = None,
+) -> Callable[
+    [Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]]],
+    LambdaFunction[Event_contra, Context_contra, Response_co],
+]: ...
+
+
+@overload
+def handler(
+    *,
+    margin: float | timedelta | None = None,
+    error: type[DeadlineExceeded] = DeadlineExceeded,
+    name: str | None = None,
+    lifespan: Callable[[], AbstractAsyncContextManager[Resources]],
+    eager: bool = False,
+) -> Callable[
+    [Callable[[Event_contra, Context_contra, Resources], Coroutine[Any, Any, Response_co]]],
+    LambdaFunction[Event_contra, Context_contra, Response_co],
+]: ...
+
+
+def handler(
+    function: Any = None,
+    /,
+    *,
+    margin: float | timedelta | None = None,
+    error: type[DeadlineExceeded] = DeadlineExceeded,
+    name: str | None = None,
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+    eager: bool = False,
+) -> Any:
+    """Make an `async def f(event, context)` a plain function that Lambda can call.
+
+    Write `@aws.handler` or `@aws.handler(margin=..., ...)`, and name the function in Lambda's configuration.
+
+    Each invocation runs in a task of its own under `deadline(context, margin)`, on one loop that lives as
+    long as the process. When its time is up the work is cut and `on_exceeded` answers; without one, the
+    invocation fails with `error`. A body that does not end when it is cut is left behind after a quarter of
+    the margin. What an invocation leaves running is ended and named before the answer. Nothing but an
+    `Exception` leaves, under the class name of what was raised, with notes, causes and group members in its
+    message.
+
+    Decorators of other libraries go above this one: they see a plain function.
+
+    Args:
+        function: The `async def`; with a lifespan it takes the resources as a third argument.
+        margin: Seconds kept back before Lambda's timeout. Not negative. Default: the environment's
+            `DEADLINE_MARGIN`, at most half of what is left; without it 0.5, at most a quarter.
+        error: What it fails with, a subclass of `DeadlineExceeded`; its name is what Lambda is told.
+        name: The deadline's, for messages and reports. Default: the function's.
+        lifespan: A function that gives an async context manager (`contextlib.asynccontextmanager`); what that
+            gives is open from the first invocation on, for the life of the process. It is entered in a task
+            of its own, under the deadline of the invocation that needs it.
+        eager: Enter the lifespan when the module is imported, in Lambda's time for initialising; not where
+            the process is copied after that (SnapStart, Managed Instances).
+
+    Returns:
+        The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction`.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it.
+    """
+    check_name_and_error(name, error)
+    margin_of = checked_margin(margin, default=_default_margin())
+
+    def make(function: Callable[..., Awaitable[Any]]) -> Any:
+        _check_function(function, "function", 2 if lifespan is None else 3)
+        plan = Plan(function, margin_of, name or function.__name__, error, lifespan)
+        if eager and _initialises_here():
+            environment().run(plan.resources())
+        return _lambda_function(plan)
+
+    return make if function is None else make(function)
+
+
+def _lambda_function(plan: Plan) -> Any:
+    """A function, and no object that can be called: decorators of other libraries insist."""
+
+    @functools.wraps(plan.function)
+    def function(event: Any, context: Any) -> Any:
+        return plan.call(event, context)
+
+    made: Any = function
+    made.invoke, made.on_exceeded = plan.invoke, plan.register
+    return made
+
+
+def _default_margin() -> DefaultMargin:
+    """The operator's, or ours."""
+    text = os.environ.get("DEADLINE_MARGIN", "").strip()
+    if not text:
+        return DEFAULT_MARGIN
+    try:
+        return DefaultMargin(seconds(float(text), "DEADLINE_MARGIN"), 1 / 2)
+    except ValueError as error:
+        logger.warning("DEADLINE_MARGIN=%r is no number of seconds, 0.5 is used: %s", text, error)
+        return DEFAULT_MARGIN
+
+
+def _initialises_here() -> bool:
+    """Whether this is Lambda's init phase, in the process that will serve and not one that is copied."""
+    return (
+        "AWS_LAMBDA_RUNTIME_API" in os.environ
+        and "AWS_LAMBDA_MAX_CONCURRENCY" not in os.environ
+        and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start"
+    )
+
+
+def _check_function(function: Any, argument: str, takes: int) -> None:
+    if not inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"{argument}: expected an `async def`, got {function!r}; where decorators of other libraries are "
+            "stacked, @aws.handler is the lowest"
+        )
+    try:
+        inspect.signature(function).bind(*range(takes))
+    except TypeError as error:
+        raise TypeError(
+            f"{argument}: {function.__qualname__} is called with {takes} arguments, and {error}; "
+            "a lifespan's resources are the last one"
+        ) from None
