@@ -10,7 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("cancellation_latency", "fan_out", "scope_cost", "aws_hook", "aws_faults", "import_time")
+BENCHMARKS = (
+    "cancellation_latency",
+    "fan_out",
+    "scope_cost",
+    "aws_hook",
+    "aws_faults",
+    "handler",
+    "import_time",
+)
 HERE = Path(__file__).resolve().parent
 
 

@@ -112,7 +112,10 @@ def main() -> None:
     ]
     result = Result("import_time", "ms", ("anyio", "aioboto3"))
     result.tables = [Table("ms beyond a bare interpreter", ("", "p50", "p50 of the blocks"), rows), added]
-    result.criteria = [Criterion("with deadline / without", ratios(samples[OURS], samples[BASE]), 1.1)]
+    result.criteria = [
+        Criterion("with deadline / without", ratios(samples[OURS], samples[BASE]), 1.1),
+        Criterion("with deadline.aws / without", ratios(samples[AWS], samples[BASE]), 1.3),
+    ]
 
     def draw(axes: Any) -> None:
         names = list(reversed(samples))
