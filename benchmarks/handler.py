@@ -1,8 +1,8 @@
 """What `aws.handler` costs, and what it saves: one loop and warm clients against `asyncio.run` each time.
 
 First the cost: microseconds of an invocation that does nothing, beside a plain function and the same
-coroutine under `asyncio.run`. Then the gain: milliseconds of an invocation that sends one message to moto's SQS,
-beside `asyncio.run` with a new client each time, which is what a client that outlives its loop comes to.
+coroutine under `asyncio.run`. Then the gain: milliseconds of an invocation that sends one message to moto's
+SQS, beside `asyncio.run` with a new client each time, which is what a client that outlives its loop comes to.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def main() -> None:
     """Measure both."""
     os.environ.update(
         AWS_ACCESS_KEY_ID="benchmark",
-        AWS_SECRET_ACCESS_KEY="benchmark",
-        AWS_DEFAULT_REGION="eu-west-1",  # noqa: S106  # nobody checks it
+        AWS_SECRET_ACCESS_KEY="benchmark",  # noqa: S106  # nobody checks it
+        AWS_DEFAULT_REGION="eu-west-1",
     )
     doing_nothing = _measured(_empty_ones(), BATCHES, CALLS, 1e6)
     with MotoServer() as moto:
