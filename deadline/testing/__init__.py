@@ -8,6 +8,7 @@ an AWS in a thread and `FaultProxy` lets it misbehave. With pytest they are fixt
 from ._aws_errors import AwsErrorAnswer, service_unavailable, slow_down, throttling
 from ._clock import VirtualClock, VirtualLoop
 from ._context import FakeContext
+from ._emulator import Emulator
 from ._faults import (
     Answer,
     BlackHole,
@@ -21,6 +22,7 @@ from ._faults import (
     Stall,
     Wire,
 )
+from ._invocation import FunctionError, Invocation
 from ._journal import Exchange
 from ._moto import MotoServer
 from ._proxy import FaultProxy
@@ -33,11 +35,14 @@ __all__ = [
     "BlackHole",
     "Delay",
     "Drip",
+    "Emulator",
     "Exchange",
     "FakeContext",
     "Fault",
     "FaultProxy",
+    "FunctionError",
     "HalfClose",
+    "Invocation",
     "LostAnswer",
     "MotoServer",
     "Refuse",
