@@ -31,7 +31,7 @@ clean:
 $(VENV)/.dependencies: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --group dev ".[aws,testing]"
+	$(BIN)/python -m pip install --quiet --group dev ".[aws,cli,testing]"
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.dependencies
@@ -46,7 +46,7 @@ $(VENV)/.package: $(VENV)/.dependencies $(SOURCES)
 $(NEWEST)/.dependencies: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(NEWEST)/bin/python -m pip install --quiet --group test ".[aiobotocore,testing]" aiofiles httpx2
+	$(NEWEST)/bin/python -m pip install --quiet --group test ".[aiobotocore,cli,testing]" aiofiles httpx2
 	$(NEWEST)/bin/python -m pip install --quiet --no-deps aioboto3
 	touch $@
 

@@ -1,8 +1,9 @@
 """Tools for testing code that has a deadline.
 
 `FakeContext` stands in for Lambda's context, `VirtualLoop` makes hours pass at once, `MotoServer` is
-an AWS in a thread and `FaultProxy` lets it misbehave. With pytest they are fixtures: `lambda_context`,
-`virtual_clock`, `moto_server`, `fault_proxy`. Install `asyncio-deadline[testing]`.
+an AWS in a thread and `FaultProxy` lets it misbehave, and `Emulator` runs a handler as Lambda would.
+With pytest they are fixtures: `lambda_context`, `virtual_clock`, `moto_server`, `fault_proxy`, `emulator`.
+Install `asyncio-deadline[testing]`.
 """
 
 from ._aws_errors import AwsErrorAnswer, service_unavailable, slow_down, throttling

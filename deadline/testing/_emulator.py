@@ -176,6 +176,7 @@ class Emulator:
         with self._starting:
             init_duration = self._init_phase() if self._environment is None else None
             self._closed.wait(freeze)
+            self._check_running()
             # The wall clock first, so that the kill never comes before what the context promised.
             end, started = time.time() + self._timeout, time.monotonic()
             request = Request(body, int(end * 1000), function_arn(self._variables), client_context)
@@ -216,19 +217,22 @@ class Emulator:
 
     def _init_phase(self) -> float | None:
         """Start the first environment; return the seconds it took, or None if it has to be tried again."""
-        return self._start("init", time.monotonic() + self._init_timeout)[1]
+        _, outcome = self._start("init", time.monotonic() + self._init_timeout)
+        return outcome if isinstance(outcome, float) else None
 
     def _wake(self, request_id: str, until: float) -> tuple[Environment, FunctionError | None]:
-        """Return an environment that is ready, started anew if need be, or why there is none."""
+        """Return an environment that is ready, started anew if need be, or why it is not."""
         environment = self._environment
         if environment is not None and not environment.over:
             environment.thaw()
             return environment, None
-        environment, _ = self._start("invoke", until, request_id)
-        return environment, self._failure(environment, request_id) if environment.over else None
+        environment, outcome = self._start("invoke", until, request_id)
+        return environment, outcome if isinstance(outcome, FunctionError) else None
 
-    def _start(self, phase: Phase, until: float, request_id: str = "") -> tuple[Environment, float | None]:
-        """Start a process and wait for it to be ready; one that is not by then is killed."""
+    def _start(
+        self, phase: Phase, until: float, request_id: str = ""
+    ) -> tuple[Environment, float | FunctionError]:
+        """Start a process; return the seconds until it was ready. One that is not in time is killed."""
         started = time.monotonic()
         self._log.write(lines.init_start())
         with self._lock:
@@ -249,11 +253,11 @@ class Emulator:
         environment.kill()
         self._check_running()
         self._log.write(lines.init_report(phase, seconds, error))
-        return environment, None
+        return environment, error
 
     def _failure(self, environment: Environment, request_id: str) -> FunctionError:
         """Return why there is no answer: the initialisation failed, the process ended, the time is up."""
-        if environment.init_error is not None:
+        if environment.over and environment.init_error is not None:
             return environment.init_error
         if environment.exit_code is not None:
             return FunctionError.exited(request_id, environment.exit_code)

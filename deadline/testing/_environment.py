@@ -36,8 +36,10 @@ class Environment:
         self.init_error: FunctionError | None = None
         self.exit_code: int | None = None
         self._post_seconds = post_seconds
+        self._mark = f"AWS_LAMBDA_RUNTIME_API={variables['AWS_LAMBDA_RUNTIME_API']}".encode()
         self._changed = threading.Condition()
         self._reaping = threading.Lock()
+        self._killed = False
         self._over = threading.Event()
         self._idle = 0
         self._events: deque[Request] = deque()
@@ -133,8 +135,10 @@ class Environment:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End every process of the group, now, and this life with it."""
+        """End every process of the group, now, then those that left it, and this life with them."""
+        self._killed = True
         self._signal(signal.SIGKILL)
+        _kill_strays(self._mark)
         with self._changed:
             self._over.set()
             self._changed.notify_all()
@@ -162,11 +166,19 @@ class Environment:
         ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         assert ended is not None
         with self._changed:
-            if not self._over.is_set():
-                by_itself = ended.si_code == os.CLD_EXITED
-                self.exit_code = ended.si_status if by_itself else -ended.si_status
+            if not self._killed:
+                exited = ended.si_code == os.CLD_EXITED
+                self.exit_code = ended.si_status if exited else -ended.si_status
             self._over.set()
             self._changed.notify_all()
+
+
+def _kill_strays(mark: bytes) -> None:
+    """Kill whoever inherited a variable; the descriptor holds on to the process that was looked at."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError), os.fdopen(os.pidfd_open(int(folder.name))) as process:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
 
 
 def _family(pid: int) -> list[int]:

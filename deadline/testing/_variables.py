@@ -1,6 +1,7 @@
 """The environment variables that Lambda sets for a function."""
 
 import datetime as dt
+import os
 import sys
 import uuid
 from collections.abc import Mapping
@@ -43,6 +44,10 @@ def lambda_variables(
         **env,
         "AWS_LAMBDA_RUNTIME_API": runtime_api,
     }
+    if "PYTHONPATH" in inherited and "PYTHONPATH" not in env:
+        # The function runs in a folder of its own, where relative entries would lead elsewhere.
+        entries = inherited["PYTHONPATH"].split(os.pathsep)
+        variables["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, entries))
     variables.pop("AWS_LAMBDA_MAX_CONCURRENCY", None)
     if workers > 1:
         variables["AWS_LAMBDA_MAX_CONCURRENCY"] = str(workers)

@@ -143,14 +143,25 @@ def test_the_report_has_the_figures(change: dict[str, Any], line: str) -> None:
     assert lines.report("id", **REPORT | change) == f"REPORT RequestId: id\t{line}"
 
 
+def variables(inherited: dict[str, str], **env: str) -> dict[str, str]:
+    return lambda_variables(
+        inherited, env, handler="a.b", path="/", memory=128, workers=1, runtime_api="127.0.0.1:1"
+    )
+
+
+def test_relative_module_folders_lead_where_they_did() -> None:
+    """The function runs in another folder; what it sets itself is left alone."""
+    inherited = {"PYTHONPATH": ".:/absolute"}
+    assert variables(inherited)["PYTHONPATH"] == f"{Path.cwd()}:/absolute"
+    assert variables(inherited, PYTHONPATH=".")["PYTHONPATH"] == "."
+
+
 def test_the_region_is_what_there_is() -> None:
     """The one of this process, and us-east-1 without."""
 
     def region(**inherited: str) -> set[str]:
-        variables = lambda_variables(
-            inherited, {}, handler="a.b", path="/", memory=128, workers=1, runtime_api="127.0.0.1:1"
-        )
-        return {variables["AWS_REGION"], variables["AWS_DEFAULT_REGION"]}
+        found = variables(inherited)
+        return {found["AWS_REGION"], found["AWS_DEFAULT_REGION"]}
 
     assert region() == {"us-east-1"}
     assert region(AWS_DEFAULT_REGION="eu-west-1") == {"eu-west-1"}
