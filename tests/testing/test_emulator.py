@@ -1,10 +1,13 @@
 """The emulator: real processes, the real runtime client."""
 
 import concurrent.futures
+import contextlib
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +93,23 @@ def beats_on(event, context):
             time.sleep(0.01)
     return max(b - a for a, b in zip(beats, [*beats[1:], time.monotonic()]))
 
+def leaves_a_child(event, context):
+    if event is None:
+        beat = "while :; do date +%s%N >> beats; sleep 0.01; done"
+        subprocess.Popen(["sh", "-c", beat])
+        wait_for("beats")
+    size = os.path.getsize("beats")
+    while os.path.getsize("beats") == size:
+        time.sleep(0.01)
+
 def meets(event, context):
     (folder / event["me"]).touch()
     wait_for(event["you"])
     return os.getpid()
 
 def goes_on(event, context):
-    if event is None:
-        return os.getpid()
     wait_for("go")
-    (folder / "went_on").touch()
+    (folder / event).touch()
 """
 
 
@@ -377,10 +387,13 @@ def test_a_module_that_ends_the_process_once_is_initialised_in_the_invocation(
 def test_an_initialisation_without_end_is_cut_twice(emulator: Run, tmp_path: Path) -> None:
     """First at its own limit, then at the invocation's."""
     (tmp_path / "endless.py").write_text("import time; time.sleep(1000)")
-    result = emulator("endless.handler", path=tmp_path, timeout=0.3, init_timeout=0.2).invoke()
+    result = emulator("endless.handler", path=tmp_path, timeout=0.3, init_timeout=0.6).invoke()
     assert result.status == "timeout"
-    phases = re.findall(r"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: (\w+)\tStatus: timeout", result.log)
-    assert phases == ["init", "invoke"]
+    report = r"INIT_REPORT Init Duration: ([\d.]+) ms\tPhase: (\w+)\tStatus: timeout"
+    (first, init), (second, invoke) = re.findall(report, result.log)
+    assert (init, invoke) == ("init", "invoke")
+    assert float(first) >= 600
+    assert float(second) >= 299
 
 
 # Between invocations
@@ -393,6 +406,15 @@ def test_the_environment_is_frozen_between_invocations(run: Run) -> None:
     assert function.invoke(freeze=1.0).response >= 0.9
 
 
+def test_a_process_that_the_function_started_is_frozen_too(run: Run, code: Path) -> None:
+    """The whole group stands still."""
+    function = run("leaves_a_child")
+    function.invoke()
+    function.invoke("again", freeze=1.0)
+    beats = [int(beat) / 1e9 for beat in (code / "beats").read_text().split()]
+    assert max(b - a for a, b in pairwise(beats)) >= 0.9
+
+
 def test_invocations_at_once_take_turns(run: Run) -> None:
     """One worker takes one event at a time; callers in other threads wait."""
     function = run("counts")
@@ -400,6 +422,7 @@ def test_invocations_at_once_take_turns(run: Run) -> None:
         results = list(pool.map(function.invoke, range(8)))
     assert sorted(result.response["calls"] for result in results) == list(range(1, 9))
     assert sum(result.init_duration is not None for result in results) == 1
+    assert re.findall(r"^(START|END) ", function.log, re.MULTILINE) == ["START", "END"] * 8
 
 
 # Several workers
@@ -416,14 +439,20 @@ def test_workers_run_at_once_in_processes_of_their_own(run: Run) -> None:
 
 
 def test_a_timeout_of_a_worker_kills_nothing(run: Run, code: Path) -> None:
-    """The caller is told, the code runs on, the environment stays, and a late answer is refused."""
+    """The caller is told, the code runs on, and a late answer is refused."""
     function = run("goes_on", workers=2, timeout=2.0)
-    result = function.invoke("stay")
-    assert (result.status, error_of(result)[0]) == ("timeout", "Sandbox.Timedout")
-    assert not (code / "went_on").exists()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for result in pool.map(function.invoke, ["one", "two"]):
+            assert (result.status, error_of(result)[0]) == ("timeout", "Sandbox.Timedout")
+    # Both workers are busy, so nobody takes this one, and nobody may take it later.
+    assert function.invoke("three").status == "timeout"
     (code / "go").touch()
-    assert becomes((code / "went_on").exists)
-    assert "INIT_START" not in function.invoke().log
+    for name in ("one", "two"):
+        assert becomes((code / name).exists)
+    assert becomes(lambda: function.log.count("Http response code: 400") == 2)
+    assert {function.invoke("four").status for _ in range(3)} == {"success"}
+    assert not (code / "three").exists()
+    assert function.log.count("INIT_START") == 1
 
 
 # The end
@@ -438,6 +467,18 @@ def test_nothing_is_left(code: Path) -> None:
     assert not alive(pid)
     assert set(threading.enumerate()) == threads
     assert len([*Path("/proc/self/fd").iterdir()]) == descriptors
+
+
+def test_a_stranger_on_the_runtime_api_is_hung_up_on(code: Path) -> None:
+    """A connection that stays open keeps the block from ending as little as the function does."""
+    with contextlib.ExitStack() as outlives_it:
+        with Emulator("function.variables", path=code, timeout=AMPLE) as function:
+            host, _, port = function.invoke().response["AWS_LAMBDA_RUNTIME_API"].partition(":")
+            stranger = outlives_it.enter_context(socket.create_connection((host, int(port))))
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            answer = stranger.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        assert stranger.recv(1) == b""
 
 
 def test_closing_ends_an_invocation_in_another_thread(code: Path) -> None:
