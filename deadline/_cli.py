@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
+from . import __version__
 from .testing import Emulator, Invocation
 
 try:
@@ -28,7 +29,7 @@ _PLATFORM: Final = (
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="asyncio-deadline")
+@click.version_option(__version__)
 def main() -> None:
     """Make asyncio work end before somebody else ends it."""
 
