@@ -9,5 +9,5 @@ nox.options.default_venv_backend = "venv"
 def tests(session: nox.Session) -> None:
     """Install the built package and run the whole suite against it."""
     session.install("--upgrade", "pip>=25.1")
-    session.install("--group", "test", "--group", "demo", ".[aws,testing]")
+    session.install("--group", "test", "--group", "demo", ".[aws,cli,testing]")
     session.run("pytest", *session.posargs)

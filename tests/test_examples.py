@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import deadline
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -30,3 +33,29 @@ def test_the_demo_shows_both_fates() -> None:
     assert "done ['copy'], pending ['delete']" in ours
     assert "\x1b[" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "last"),
+    [
+        ("plain", 3, "timeout: Sandbox.Timedout: Task timed out after 3.00 seconds"),
+        ("handler", 0, 'response: {"hello": "whoever you are", "done": []}'),
+    ],
+)
+def test_hello_is_killed_or_answers(function: str, code: int, last: str) -> None:
+    """Under the local Lambda the plain handler dies silently, and the other says what it waited for."""
+    pytest.importorskip("awslambdaric")
+    pytest.importorskip("click")
+    done = subprocess.run(
+        [sys.executable, "-m", "deadline", "run", f"hello.{function}", "--event", "-"],
+        cwd=EXAMPLES,
+        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
+        input='{"seconds": 60}',
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.splitlines()[-1] == last
+    assert ("greet" in done.stdout and "hello.py" in done.stdout) == (function == "handler")

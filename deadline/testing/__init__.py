@@ -1,13 +1,15 @@
 """Tools for testing code that has a deadline.
 
 `FakeContext` stands in for Lambda's context, `VirtualLoop` makes hours pass at once, `MotoServer` is
-an AWS in a thread and `FaultProxy` lets it misbehave. With pytest they are fixtures: `lambda_context`,
-`virtual_clock`, `moto_server`, `fault_proxy`. Install `asyncio-deadline[testing]`.
+an AWS in a thread and `FaultProxy` lets it misbehave, and `Emulator` runs a handler as Lambda would.
+With pytest they are fixtures: `lambda_context`, `virtual_clock`, `moto_server`, `fault_proxy`, `emulator`.
+Install `asyncio-deadline[testing]`.
 """
 
 from ._aws_errors import AwsErrorAnswer, service_unavailable, slow_down, throttling
 from ._clock import VirtualClock, VirtualLoop
 from ._context import FakeContext
+from ._emulator import Emulator
 from ._faults import (
     Answer,
     BlackHole,
@@ -21,6 +23,7 @@ from ._faults import (
     Stall,
     Wire,
 )
+from ._invocation import FunctionError, Invocation
 from ._journal import Exchange
 from ._moto import MotoServer
 from ._proxy import FaultProxy
@@ -33,11 +36,14 @@ __all__ = [
     "BlackHole",
     "Delay",
     "Drip",
+    "Emulator",
     "Exchange",
     "FakeContext",
     "Fault",
     "FaultProxy",
+    "FunctionError",
     "HalfClose",
+    "Invocation",
     "LostAnswer",
     "MotoServer",
     "Refuse",

@@ -5,12 +5,14 @@ none of its fixtures, and imports moto and h11 only for tests that need them.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
 
 import pytest
 
-from . import FakeContext, FaultProxy, MotoServer, VirtualClock, VirtualLoop
+from . import Emulator, FakeContext, FaultProxy, MotoServer, VirtualClock, VirtualLoop
 
 _LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 
@@ -70,6 +72,21 @@ def fault_proxy(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Ite
     with FaultProxy(moto_server.url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
+
+
+@pytest.fixture
+def emulator() -> Iterator[Callable[..., Emulator]]:
+    """Run a Lambda function until the end of the test: `emulator("module.function", timeout=3.0)`.
+
+    Takes what `Emulator` takes, and returns it running. The function inherits the environment, so that
+    with `moto_server` or `fault_proxy` it talks to them: ask for those first.
+    """
+    with contextlib.ExitStack() as running:
+
+        def run(handler: str, **options: Any) -> Emulator:
+            return running.enter_context(Emulator(handler, **options))
+
+        yield run
 
 
 def _isolate_environment(monkeypatch: pytest.MonkeyPatch) -> None:

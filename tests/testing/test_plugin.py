@@ -263,3 +263,33 @@ def test_the_machines_aws_settings_stay_out(
     assert os.environ["AWS_LAMBDA_FUNCTION_NAME"] == "kept"
     assert {name for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")} == set()
     assert "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" not in os.environ
+
+
+EMULATED = """
+    import os
+    import pytest
+
+    pids = []
+
+    def test_runs_functions(emulator, tmp_path):
+        (tmp_path / "function.py").write_text("import os\\ndef pid(event, context): return os.getpid()")
+        for _ in range(2):
+            pids.append(emulator("function.pid", path=tmp_path, timeout=30).invoke().response)
+        assert len(set(pids)) == 2
+        for pid in pids:
+            os.kill(pid, 0)
+        assert emulator("function.pid", path=tmp_path, env={"A": "B"}).log == ""
+
+    def test_they_are_gone_afterwards():
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+"""
+
+
+@pytest.mark.slow
+def test_the_emulator_fixture_runs_functions_until_the_end_of_the_test(run_pytest: RunPytest) -> None:
+    """It makes as many as are asked for, with options, and ends them with the test."""
+    pytest.importorskip("awslambdaric")
+    output = run_pytest(EMULATED, *PLUGINS)
+    assert "2 passed" in output, output

@@ -1,0 +1,5 @@
+"""`python -m deadline`: the same as `asyncio-deadline`."""
+
+from ._cli import main
+
+main()

@@ -1,0 +1,125 @@
+"""The command line: a group of commands whose output is made by pure functions."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, Final
+
+from . import __version__
+from .testing import Emulator, Invocation
+
+try:
+    import click
+except ImportError as error:
+    sys.stderr.write(
+        f'this needs {error.name}, which is not installed: pip install "asyncio-deadline[cli]"\n'
+    )
+    sys.exit(2)
+
+EXIT_CODES: Final = {"success": 0, "error": 1, "timeout": 3}
+_COLOURS: Final = {"success": "green", "error": "red", "timeout": "yellow"}
+_PLATFORM: Final = (
+    "INIT_START ",
+    "INIT_REPORT ",
+    "START RequestId: ",
+    "END RequestId: ",
+    "REPORT RequestId: ",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Make asyncio work end before somebody else ends it."""
+
+
+@main.command()
+@click.argument("handler", metavar="MODULE.FUNCTION")
+@click.option("--timeout", default=3.0, show_default=True, metavar="S", help="Seconds for an invocation.")
+@click.option(
+    "--event", type=click.File("rb"), metavar="FILE", help="JSON, - for standard input; {} without."
+)
+@click.option("--count", default=1, show_default=True, type=click.IntRange(min=1), help="How often.")
+@click.option(
+    "--freeze",
+    default=0.0,
+    show_default=True,
+    metavar="S",
+    type=click.FloatRange(min=0),
+    help="Seconds frozen in between.",
+)
+@click.option("--env", multiple=True, metavar="K=V", help="A variable for the function; may be repeated.")
+def run(
+    *, handler: str, timeout: float, event: IO[bytes] | None, count: int, freeze: float, env: Sequence[str]
+) -> None:
+    """Run a handler of the current folder as Lambda would, around Lambda's own runtime client.
+
+    Exit code: 0 success, 1 the function failed, 2 usage, 3 it was killed at its timeout.
+    """
+    payload, results = _event(event), list[Invocation]()
+    variables = dict(map(_variable, env))
+    try:
+        with _usage_errors(), Emulator(handler, timeout=timeout, env=variables) as function:
+            for number in range(count):
+                results.append(function.invoke(payload, freeze=freeze if number else 0.0))
+                _print(results[-1])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if count > 1:
+        click.echo(summary(results))
+    sys.exit(exit_code(results))
+
+
+def outcome(result: Invocation) -> str:
+    """Return the response as JSON, or why there is none."""
+    if result.error is not None:
+        message = result.error.message.removeprefix(f"RequestId: {result.request_id} Error: ")
+        return f"{result.status}: {result.error.type}: {message}"
+    if isinstance(result.response, bytes):
+        return f"response: {len(result.response)} bytes that are no JSON"
+    return f"response: {json.dumps(result.response, ensure_ascii=False)}"
+
+
+def summary(results: Sequence[Invocation]) -> str:
+    """Return how many invocations ended how, and how long they took."""
+    counts = {status: sum(result.status == status for result in results) for status in EXIT_CODES}
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    milliseconds = sorted(result.duration * 1000 for result in results)
+    median, slowest = milliseconds[len(milliseconds) // 2], milliseconds[-1]
+    return f"{len(results)} invocations: {ended}; median {median:.2f} ms, slowest {slowest:.2f} ms"
+
+
+def exit_code(results: Sequence[Invocation]) -> int:
+    """Return the code for the worst end: a timeout before an error, an error before success."""
+    return max(EXIT_CODES[result.status] for result in results)
+
+
+def _print(result: Invocation) -> None:
+    for line in result.log.splitlines():
+        click.secho(line, dim=line.startswith(_PLATFORM))
+    click.secho(outcome(result), fg=_COLOURS[result.status])
+
+
+def _event(file: IO[bytes] | None) -> Any:
+    if file is None:
+        return {}
+    try:
+        return json.load(file)
+    except ValueError as error:
+        raise click.BadParameter(f"{file.name} holds no JSON: {error}", param_hint="--event") from None
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"write NAME=value, not {text!r}", param_hint="--env")
+    return name, value
+
+
+@contextlib.contextmanager
+def _usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None

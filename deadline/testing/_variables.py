@@ -1,0 +1,60 @@
+"""The environment variables that Lambda sets for a function."""
+
+import datetime as dt
+import os
+import sys
+import uuid
+from collections.abc import Mapping
+
+
+def lambda_variables(
+    inherited: Mapping[str, str],
+    env: Mapping[str, str],
+    *,
+    handler: str,
+    path: str,
+    memory: int,
+    workers: int,
+    runtime_api: str,
+) -> dict[str, str]:
+    """Return the environment of the runtime's process.
+
+    The function's own `env` wins over Lambda's variables, and those over `inherited`, save for the region,
+    which stays where there is one; only the address and the number of workers are beyond dispute.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
+    """
+    name = handler.replace("/", ".").rpartition(".")[0].replace(".", "-")
+    region = inherited.get("AWS_REGION") or inherited.get("AWS_DEFAULT_REGION") or "us-east-1"
+    variables = {
+        **inherited,
+        "_HANDLER": handler,
+        "AWS_DEFAULT_REGION": region,
+        "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory),
+        "AWS_LAMBDA_FUNCTION_NAME": name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand" if workers == 1 else "lambda-managed-instances",
+        "AWS_LAMBDA_LOG_FORMAT": "Text",
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": f"{dt.datetime.now(dt.UTC):%Y/%m/%d}/[$LATEST]{uuid.uuid4().hex}",
+        "AWS_REGION": region,
+        "LAMBDA_TASK_ROOT": path,
+        "TZ": ":UTC",
+        **env,
+        "AWS_LAMBDA_RUNTIME_API": runtime_api,
+    }
+    if "PYTHONPATH" in inherited and "PYTHONPATH" not in env:
+        # The function runs in a folder of its own, where relative entries would lead elsewhere.
+        entries = inherited["PYTHONPATH"].split(os.pathsep)
+        variables["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, entries))
+    variables.pop("AWS_LAMBDA_MAX_CONCURRENCY", None)
+    if workers > 1:
+        variables["AWS_LAMBDA_MAX_CONCURRENCY"] = str(workers)
+    return variables
+
+
+def function_arn(variables: Mapping[str, str]) -> str:
+    """Return the ARN of the function, in an account that is nobody's."""
+    region, name = variables["AWS_REGION"], variables["AWS_LAMBDA_FUNCTION_NAME"]
+    return f"arn:aws:lambda:{region}:123456789012:function:{name}"
