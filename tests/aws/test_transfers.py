@@ -404,11 +404,11 @@ async def test_a_client_that_existed_is_covered(moto_server: MotoServer) -> None
         await client.create_bucket(Bucket="bucket")
         aws.install(client)
         with pytest.raises(DeadlineExceeded):
-            async with deadline(0.6, margin=0.5):
+            async with deadline(3.0, margin=2.0):
 
                 class Slow(io.BytesIO):
                     async def read(self, size: int = -1) -> bytes:  # type: ignore[override]
-                        await asyncio.sleep(0.03)
+                        await asyncio.sleep(0.2)
                         return super().read(size)
 
                 await client.upload_fileobj(Slow(BIG), "bucket", "new", Config=_small_reads())
