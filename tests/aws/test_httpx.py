@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from deadline import DeadlineExceeded, deadline
-from deadline.testing import Stall
+from deadline._sighting import calls
+from deadline.testing import Stall, service_unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Connect
     from deadline.testing import FaultProxy
 
@@ -47,3 +50,42 @@ async def test_a_streaming_body_is_closed(connect: Connect) -> None:
             await asyncio.sleep(9)
     async with asyncio.timeout(1):
         await client.list_buckets()
+
+
+async def test_a_call_in_its_backoff_was_answered(
+    fault_proxy: FaultProxy, connect: Connect, pause: Callable[[float], None]
+) -> None:
+    """Between an answer and the next attempt, the call counts as answered."""
+    pause(60.0)
+    client = await connect(
+        "s3", http_session_cls=backend.HttpxSession, retries={"mode": "legacy", "max_attempts": 3}
+    )
+    fault_proxy.add(service_unavailable())
+
+    async def work() -> None:
+        async with deadline(600.0):
+            await client.list_buckets()
+
+    task = asyncio.create_task(work())
+    while task not in calls or calls[task].attempt == 1:
+        await asyncio.sleep(0.01)
+    assert calls[task].outcome == "answered"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_call_that_is_being_prepared_was_not_sent(connect: Connect) -> None:
+    """Cut before the backend was asked to send, a call has no effect."""
+    client = await connect("s3", http_session_cls=backend.HttpxSession)
+
+    async def slow(**_: Any) -> None:
+        await asyncio.sleep(60)
+
+    client.meta.events.register("before-call.s3.PutObject", slow)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(0.5):
+            await client.put_object(Bucket="bucket", Key="key", Body=b"x")
+    call = caught.value.report.tasks[0].call
+    assert call is not None
+    assert call.outcome == "not sent"

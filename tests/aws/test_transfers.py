@@ -10,9 +10,10 @@ import pytest
 from aiobotocore.config import AioConfig
 
 from deadline import DeadlineExceeded, aws, deadline
-from deadline.testing import FaultProxy, LostAnswer, MotoServer, Reset, Stall
+from deadline.testing import Answer, BlackHole, Delay, FaultProxy, LostAnswer, MotoServer, Reset, Stall
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import AsyncIterator
 
     from deadline.testing import Request
@@ -98,6 +99,26 @@ async def test_a_body_stays_open_when_nothing_is_cut(s3: Any) -> None:
     assert await answer["Body"].read() == BIG
 
 
+async def test_an_event_stream_is_closed_when_its_block_is_cut(s3: Any, fault_proxy: FaultProxy) -> None:
+    """What S3 Select streams gives its connection back like any other body."""
+    await s3.put_object(Bucket="bucket", Key="lines", Body=b'{"a": 1}\n' * 2000)
+    fault_proxy.add(BlackHole(2000), where=lambda request: "select" in request.path)
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(2.0):
+            answer = await s3.select_object_content(
+                Bucket="bucket",
+                Key="lines",
+                ExpressionType="SQL",
+                Expression="SELECT * FROM S3Object",
+                InputSerialization={"JSON": {"Type": "LINES"}},
+                OutputSerialization={"JSON": {}},
+            )
+            await asyncio.sleep(9)
+    async with asyncio.timeout(5):
+        await s3.head_object(Bucket="bucket", Key="big")
+    assert answer["Payload"]
+
+
 async def test_a_cut_upload_stops_and_is_aborted(s3: Any, fault_proxy: FaultProxy) -> None:
     """A cut `upload_fileobj` has no task left, puts no more parts, and leaves no multipart upload."""
     fault_proxy.add(Stall(), where=is_part)
@@ -123,6 +144,87 @@ async def test_a_cut_copy_stops_and_is_aborted(s3: Any, fault_proxy: FaultProxy)
     assert await open_uploads(s3) == []
 
 
+async def test_the_abort_waits_for_the_parts_to_end(s3: Any) -> None:
+    """An upload is aborted, and its block left, when its tasks have ended: a part put later would stay."""
+    ended: list[str] = []
+
+    async def slow(**_: Any) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.3)
+            ended.append("a part")
+
+    def aborted(**_: Any) -> None:
+        ended.append("the upload")
+
+    s3.meta.events.register("before-call.s3.UploadPart", slow)
+    s3.meta.events.register("before-call.s3.AbortMultipartUpload", aborted)
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(10.0, margin=8.0):
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    assert ended == ["a part"] * 2 + ["the upload"]
+
+
+async def test_every_transfer_of_a_block_is_cleaned_up(s3: Any, fault_proxy: FaultProxy) -> None:
+    """After a transfer that ended well the next one is cut as the first would have been."""
+    fault_proxy.add(Stall(), where=is_part)
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(3.0, margin=2.0):
+            await s3.upload_fileobj(io.BytesIO(b"small"), "bucket", "small")
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    fault_proxy.clear()
+    assert await open_uploads(s3) == []
+
+
+@pytest.mark.parametrize("budget", [30.0, None])
+async def test_a_transfer_that_fails_is_cleaned_up(
+    retrying: Any, fault_proxy: FaultProxy, budget: float | None
+) -> None:
+    """A transfer that ends with an error is cleaned up, too, where aioboto3's own abort was refused."""
+    fault_proxy.add(Answer(400), where=is_part)
+    fault_proxy.add(Answer(400), where=lambda request: request.method == "DELETE", times=1)
+    before = await tasks_settle()
+    async with deadline(budget):
+        with pytest.raises(retrying.exceptions.ClientError):
+            async with deadline(budget, margin=8.0 if budget else 0.0):
+                await retrying.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+        assert await tasks_settle() <= before
+        fault_proxy.clear()
+        assert await open_uploads(retrying) == []
+
+
+async def test_a_failed_upload_of_a_file_is_cleaned_up(
+    retrying: Any, fault_proxy: FaultProxy, tmp_path: pathlib.Path
+) -> None:
+    """`upload_file` is a transfer of its own to aioboto3, and leaves as little."""
+    (tmp_path / "big").write_bytes(BIG)
+    fault_proxy.add(Answer(400), where=is_part)
+    fault_proxy.add(Answer(400), where=lambda request: request.method == "DELETE", times=1)
+    before = await tasks_settle()
+    async with deadline(30.0, margin=8.0):
+        with pytest.raises(retrying.exceptions.ClientError):
+            await retrying.upload_file(str(tmp_path / "big"), "bucket", "new")
+        assert await tasks_settle() <= before
+        fault_proxy.clear()
+        assert await open_uploads(retrying) == []
+
+
+async def test_a_transfer_that_fails_leaves_the_others_alone(retrying: Any, fault_proxy: FaultProxy) -> None:
+    """Only the tasks of the transfer that failed are cancelled; one at the same time does its work."""
+    fault_proxy.add(Answer(400), where=lambda request: is_part(request) and "/bad" in request.path)
+    fault_proxy.add(Delay(0.5), where=lambda request: is_part(request) and "/good" in request.path)
+    async with deadline(60.0, margin=10.0):
+        ended: tuple[Any, ...] = await asyncio.gather(
+            retrying.upload_fileobj(io.BytesIO(BIG), "bucket", "bad"),
+            retrying.upload_fileobj(io.BytesIO(BIG), "bucket", "good"),
+            return_exceptions=True,
+        )
+    assert isinstance(ended[0], retrying.exceptions.ClientError)
+    assert ended[1] is None
+    assert (await retrying.head_object(Bucket="bucket", Key="good"))["ContentLength"] == len(BIG)
+
+
 async def test_an_upload_that_cannot_be_aborted_stands_in_the_report(
     s3: Any, fault_proxy: FaultProxy
 ) -> None:
@@ -137,6 +239,16 @@ async def test_an_upload_that_cannot_be_aborted_stands_in_the_report(
     (upload,) = await open_uploads(s3)
     assert caught.value.report.left_behind == (f"s3://bucket/new: multipart upload {upload} not aborted",)
     assert "left behind: s3://bucket/new: multipart upload" in caught.value.report.render()
+
+
+async def test_an_abort_takes_its_share_of_the_margin_and_no_more(s3: Any, fault_proxy: FaultProxy) -> None:
+    """An abort that does not get through leaves three quarters of the margin to those it is for."""
+    fault_proxy.add(Stall(), where=lambda request: is_part(request) or request.method == "DELETE")
+    loop = asyncio.get_running_loop()
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(6.0, margin=5.0) as dl:
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    assert dl.soft + 1.25 <= loop.time() < dl.soft + 4.0
 
 
 async def test_without_a_margin_the_report_names_the_upload(s3: Any, fault_proxy: FaultProxy) -> None:
@@ -161,6 +273,17 @@ async def test_an_upload_that_may_have_begun_stands_in_the_report(s3: Any, fault
     assert caught.value.report.left_behind == (
         "s3://bucket/new: a multipart upload may have begun, CreateMultipartUpload was sent and not answered",
     )
+
+
+async def test_an_upload_that_cannot_have_begun_is_not_named(s3: Any) -> None:
+    """A create that was cut while it waited for a connection was not sent, and began nothing."""
+    body = (await s3.get_object(Bucket="bucket", Key="big"))["Body"]  # the only connection
+    with pytest.raises(DeadlineExceeded, match="CreateMultipartUpload") as caught:
+        async with deadline(1.0, margin=0.5):
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    assert caught.value.report.left_behind == ()
+    body.close()
+    assert await open_uploads(s3) == []
 
 
 async def test_a_transfer_that_ends_well_names_what_an_earlier_attempt_began(
@@ -199,6 +322,22 @@ async def test_a_deliberate_multipart_upload_survives(s3: Any) -> None:
     assert caught.value.report.left_behind == ()
 
 
+async def test_a_deliberate_multipart_upload_survives_a_managed_one(
+    retrying: Any, fault_proxy: FaultProxy
+) -> None:
+    """Made while a managed transfer is under way in the same block, it is not taken for one of its own."""
+    fault_proxy.add(Stall(), where=is_part)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(6.0, margin=4.0), asyncio.TaskGroup() as group:
+            group.create_task(retrying.upload_fileobj(io.BytesIO(BIG), "bucket", "managed"))
+            while not any(is_part(exchange.request) for exchange in fault_proxy.log):
+                await asyncio.sleep(0.01)
+            made = await retrying.create_multipart_upload(Bucket="bucket", Key="mine")
+    fault_proxy.clear()
+    assert await open_uploads(retrying) == [made["UploadId"]]
+    assert caught.value.report.left_behind == ()
+
+
 async def test_an_abort_is_never_refused(s3: Any) -> None:
     """`AbortMultipartUpload` goes out however little is left."""
     made = await s3.create_multipart_upload(Bucket="bucket", Key="mine")
@@ -220,6 +359,35 @@ async def test_a_cut_download_leaves_no_tasks(s3: Any, fault_proxy: FaultProxy) 
         await s3.head_object(Bucket="bucket", Key="big")
 
 
+async def test_a_cut_download_into_a_stream_leaves_no_tasks(s3: Any, fault_proxy: FaultProxy) -> None:
+    """aioboto3 writes into what cannot seek from a task of its own, which would wait for ever."""
+
+    class Stream:
+        def write(self, data: bytes) -> None: ...
+
+    fault_proxy.add(Stall(), where=lambda request: "range" in request.headers)
+    before = await tasks_settle()
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(3.0, margin=2.0):
+            await s3.download_fileobj("bucket", "big", Stream())
+    assert await tasks_settle() <= before
+
+
+async def test_a_failed_download_of_a_file_leaves_no_tasks(
+    s3: Any, fault_proxy: FaultProxy, tmp_path: pathlib.Path
+) -> None:
+    """When one part of a `download_file` fails, the others stop."""
+    fault_proxy.add(
+        Answer(400), where=lambda request: request.headers.get("range", "").startswith("bytes=0-")
+    )
+    fault_proxy.add(Stall(), where=lambda request: "range" in request.headers)
+    before = await tasks_settle()
+    async with deadline(30.0, margin=8.0):
+        with pytest.raises(Exception, match="Couldn't download"):
+            await s3.download_file("bucket", "big", str(tmp_path / "big"))
+        assert await tasks_settle() <= before
+
+
 async def test_transfers_that_fit_are_as_before(s3: Any) -> None:
     """Transfers that fit do their work."""
     async with deadline(20, margin=1):
@@ -236,11 +404,11 @@ async def test_a_client_that_existed_is_covered(moto_server: MotoServer) -> None
         await client.create_bucket(Bucket="bucket")
         aws.install(client)
         with pytest.raises(DeadlineExceeded):
-            async with deadline(0.6, margin=0.5):
+            async with deadline(3.0, margin=2.0):
 
                 class Slow(io.BytesIO):
                     async def read(self, size: int = -1) -> bytes:  # type: ignore[override]
-                        await asyncio.sleep(0.03)
+                        await asyncio.sleep(0.2)
                         return super().read(size)
 
                 await client.upload_fileobj(Slow(BIG), "bucket", "new", Config=_small_reads())

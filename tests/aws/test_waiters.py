@@ -10,7 +10,7 @@ from botocore.exceptions import WaiterError
 from deadline import InsufficientTime, deadline
 
 if TYPE_CHECKING:
-    from conftest import Connect
+    from conftest import Connect, Script
     from deadline.testing import FaultProxy
 
 pytestmark = pytest.mark.slow
@@ -59,3 +59,13 @@ async def test_a_waiter_without_a_deadline_is_as_before(fault_proxy: FaultProxy,
             TableName="never", WaiterConfig={"Delay": 0.01, "MaxAttempts": 3}
         )
     assert polls(fault_proxy) == 3
+
+
+async def test_a_waiter_that_fails_is_not_short_of_time(script: Script, connect: Connect) -> None:
+    """A waiter that the service's error ends says that error, though only some of its polls had fitted."""
+    client = await connect(url=script.url)
+    script.play((400, "AccessDeniedException"))
+    async with deadline(5.0):
+        with pytest.raises(WaiterError, match="AccessDeniedException"):
+            await client.get_waiter("table_exists").wait(TableName="never", WaiterConfig={"Delay": 9})
+    assert len(script.requests) == 1
