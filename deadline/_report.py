@@ -42,8 +42,8 @@ class CallReport(NamedTuple):
         operation: Its name in the API, `DeleteObject`.
         attempt: Which try, from 1.
         seconds: Since the call began, all attempts and backoff included.
-        outcome: `not sent`; `answered`, if the last attempt that went out was; else `unknown`: the service
-            may have done what it was asked.
+        outcome: `not sent`; `answered`, if every attempt that went out was; else `unknown`: the service may
+            have done what it was asked.
     """
 
     service: str

@@ -32,6 +32,7 @@ from aiobotocore.utils import AioS3ExpressIdentityCache
 from anyio.lowlevel import checkpoint
 from botocore.exceptions import ReadTimeoutError
 
+from deadline._errors import DeadlineExceeded
 from deadline._events import emit
 from deadline._scope import current
 from deadline._sighting import Call, calls
@@ -71,7 +72,7 @@ class AttemptTimeoutError(ReadTimeoutError):  # type: ignore[misc]  # botocore i
 class AwsCall(Call):
     """A call of an installed client."""
 
-    __slots__ = ("_client", "_dl", "configured", "limits", "params", "refused")
+    __slots__ = ("_client", "_dl", "configured", "limits", "lost", "params", "refused")
 
     def __init__(
         self, client: Any, operation: str, params: dict[str, Any], dl: Deadline | None, limits: Limits
@@ -84,6 +85,7 @@ class AwsCall(Call):
         self.limits = limits
         self.configured = _configured_attempts(client)
         self.refused: str | None = None
+        self.lost = False  # whether an attempt was sent that nobody answered
 
     def left(self) -> float:
         """Seconds until the call is cut."""
@@ -133,6 +135,8 @@ class DeadlineClient:
         try:
             answer = await make(operation_name, api_params)
         except Exception as error:
+            if isinstance(error, DeadlineExceeded | AttemptTimeoutError):
+                _forget_identity(api_params)
             if not call.refused:
                 raise
             if dl is not None and isinstance(error, AttemptTimeoutError):
@@ -172,10 +176,10 @@ def _keep_account(client: Any, operation: str, params: Any, answer: Any, dl: Dea
 
 
 def _forget_identity(params: Any) -> None:
-    """Forget the session that S3 Express may have been about to create for a call that was cancelled.
+    """Forget the session that S3 Express may have been about to create for a call that was cut or refused.
 
-    Up to 3.8, aiobotocore keeps the cancelled task in its cache, and every later call on that bucket
-    raises its CancelledError without sending anything. The cache is one for all clients: the others'
+    Up to 3.8, aiobotocore keeps the task that failed in its cache, and every later call on that bucket
+    raises its error without sending anything. The cache is one for all clients: the others'
     sessions are created again.
     """
     cached = getattr(AioS3ExpressIdentityCache, "_get_credentials", None)
@@ -215,9 +219,11 @@ async def _send(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
         async with timeout:
             answer = await send(request)
     except BaseException as error:
-        transfer = current_transfer()
-        if transfer is not None and call.outcome == "unknown":
-            transfer.unanswered(call.operation, call.params)
+        if call.outcome == "unknown":
+            call.lost = True
+            transfer = current_transfer()
+            if transfer is not None:
+                transfer.unanswered(call.operation, call.params)
         if not (isinstance(error, TimeoutError) and timeout.expired()):
             raise
         emit(
@@ -231,7 +237,7 @@ async def _send(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
         raise AttemptTimeoutError(
             endpoint_url=request.url, attempt=call.attempt, seconds=limit, error=error
         ) from error
-    call.outcome = "answered"
+    call.outcome = "unknown" if call.lost else "answered"
     return answer
 
 

@@ -74,14 +74,32 @@ class Transfer:
             self._unanswered.add((params["Bucket"], params["Key"]))
 
     async def clean_up(self, dl: Deadline) -> None:
-        """Cancel the tasks, close the bodies, abort the uploads; never raises an error of its own."""
-        tasks = [task for task in asyncio.all_tasks() if self._made(task)]
-        for task in tasks:
-            task.cancel()
-        with anyio.CancelScope(shield=True), anyio.move_on_after(_unwinding_seconds(dl)):
+        """Cancel the tasks, close the bodies, abort the uploads; never raises an error of its own.
+
+        A shield protects the block's own task and the children of groups. In any other task that the block
+        awaits (`gather`, a bare one) anyio cancels again and again through the await, so that what is to be
+        awaited here has a task of its own.
+        """
+        tasks = {task for task in asyncio.all_tasks() if self._made(task)}
+        rest = asyncio.create_task(self._clean_up(tasks, _unwinding_seconds(dl)))
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not rest.done():
+                try:
+                    await asyncio.wait((rest,))
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def _clean_up(self, tasks: set[asyncio.Task[Any]], seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            while tasks:
+                for task in tasks:
+                    task.cancel()
+                # Once more after half of the time: aioboto3 swallows a cancellation that meets a callback.
+                _, tasks = await asyncio.wait(tasks, timeout=seconds / 2)
             await self._bodies.close_resources()
-            if tasks:
-                await asyncio.wait(tasks)
             for place in list(self._uploads.values()):
                 await self._abort(place)
 
@@ -126,7 +144,7 @@ def managed(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     async def transfer(self: Any, *args: Any, **kwargs: Any) -> Any:
         dl = current()
-        if dl is None or _transfer.get() is not None:  # upload_file calls upload_fileobj
+        if dl is None or _transfer.get() is not None:  # one transfer may be made of another
             return await method(self, *args, **kwargs)
         this = Transfer(self)
         token = _transfer.set(this)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deadline import DeadlineExceeded, deadline
+from deadline import DeadlineExceeded, aws, deadline
 from deadline._sighting import calls
 from deadline.testing import BlackHole, Delay, Fault, FaultProxy, LostAnswer, Stall, service_unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Connect
 
 pytestmark = pytest.mark.slow
@@ -58,6 +60,31 @@ async def test_a_call_in_its_backoff_was_answered(
     while task not in calls or calls[task].attempt == 1:
         await asyncio.sleep(0.01)
     assert calls[task].outcome == "answered"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_later_answer_does_not_settle_an_earlier_attempt(
+    fault_proxy: FaultProxy, connect: Connect, pause: Callable[[float], None]
+) -> None:
+    """An attempt that was sent and not answered may have had its effect, whatever the next one is told."""
+    pause(3.0)
+    client = await connect("s3", retries={"mode": "standard", "total_max_attempts": 4})
+    fault_proxy.add(Stall(), times=1)
+    fault_proxy.add(service_unavailable())
+
+    async def work() -> None:
+        async with deadline(7.0):
+            with aws.limits(per_attempt=0.3):
+                await client.list_buckets()
+
+    task = asyncio.create_task(work())
+    async with asyncio.timeout(5):
+        while len(fault_proxy.log) < 3 or not fault_proxy.log[-1].answered:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert calls[task].outcome == "unknown"
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -144,6 +144,35 @@ async def test_a_cut_copy_stops_and_is_aborted(s3: Any, fault_proxy: FaultProxy)
     assert await open_uploads(s3) == []
 
 
+async def test_uploads_in_tasks_of_the_block_are_aborted(retrying: Any, fault_proxy: FaultProxy) -> None:
+    """Tasks that the block gathers are cut again and again; their aborts go out all the same."""
+    fault_proxy.add(Stall(), where=is_part)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(6.0, margin=4.0):
+            await asyncio.gather(
+                *(retrying.upload_fileobj(io.BytesIO(BIG), "bucket", key) for key in ("one", "two")),
+                asyncio.create_task(retrying.upload_fileobj(io.BytesIO(BIG), "bucket", "three")),
+            )
+    fault_proxy.clear()
+    assert await open_uploads(retrying) == []
+    assert caught.value.report.left_behind == ()
+
+
+async def test_a_callback_that_swallows_its_cut_does_not_keep_the_upload(
+    s3: Any, fault_proxy: FaultProxy
+) -> None:
+    """aioboto3 swallows whatever comes while it calls back; its tasks are cancelled until they end."""
+
+    async def progress(_: int) -> None:
+        await asyncio.sleep(60)
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(6.0, margin=4.0):
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new", Callback=progress)
+    assert caught.value.report.left_behind == ()
+    assert await open_uploads(s3) == []
+
+
 async def test_the_abort_waits_for_the_parts_to_end(s3: Any) -> None:
     """An upload is aborted, and its block left, when its tasks have ended: a part put later would stay."""
     ended: list[str] = []
