@@ -78,7 +78,7 @@ class Invocation:
         duration: Seconds, from the event until the runtime asked for the next one, was killed or gone.
             A suppressed initialisation is part of it.
         init_duration: Seconds of the init phase, which is no part of `duration`; None unless this
-            invocation was a cold start.
+            invocation was a cold start whose init phase succeeded.
         max_memory_used: MB, the largest size so far of the environment's processes.
     """
 
