@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The SDK's newest line. aioboto3 pins an older one, so it is put there by force.
 NEWEST := .venv-newest
+# Most of the suite's time is spent waiting: for deadlines, faults and processes.
+PARALLEL := --numprocesses 3 --dist worksteal
 SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
 
 .PHONY: demo test lint bench bench-full clean
@@ -12,8 +14,8 @@ demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
 
 test: lint $(NEWEST)/.package
-	$(BIN)/pytest
-	$(NEWEST)/bin/pytest tests/aws
+	$(BIN)/pytest $(PARALLEL)
+	$(NEWEST)/bin/pytest $(PARALLEL) tests/aws
 
 lint: $(VENV)/.package
 	$(BIN)/ruff check
