@@ -177,7 +177,11 @@ def _render(report: Report, width: int) -> Iterator[str]:
 
 
 def _render_chain(chain: tuple[Await, ...]) -> Iterator[str]:
-    """A line a link; a run of three or more in libraries shrinks to where it ends."""
+    """A line a link; a run of three or more in libraries shrinks to where it ends.
+
+    What calls a handler is ours and left out.
+    """
+    chain = tuple(itertools.dropwhile(lambda link: _package(link.file) == "deadline", chain)) or chain
     for foreign, links in itertools.groupby(chain, lambda link: _is_library(link.file)):
         run = list(links)
         if foreign and len(run) > 2:

@@ -1,60 +1,26 @@
 """The main job, twice: the three-step handler with S3's delete stalled, plainly and under a deadline.
 
-A moto server and a proxy that stalls every DELETE run in this process. Each handler runs in a process of its
-own, which is killed after three seconds, without a warning, as Lambda does it. Then the services are asked
-what state they are in.
+A moto server and a proxy that stalls every DELETE run in this process. Each handler runs in a local Lambda,
+under Lambda's own runtime client, and is killed after three seconds without a warning. Then the services are
+asked what state they are in.
 
 Run it with `make demo`, or `python examples/demo.py` where the test extras and rich are installed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from deadline.testing import FaultProxy, Invocation
 
 TIMEOUT: Final = 3.0
 EVENT: Final = {"bucket": "documents", "key": "draft.txt", "to": "final.txt", "table": "documents"}
-
-
-def child(variant: str) -> None:
-    """Be the function's process: say that it is ready, wait for the invocation, answer it."""
-    import three_steps  # noqa: PLC0415  # beside this file; only the child needs it
-
-    from deadline.testing import FakeContext  # noqa: PLC0415
-
-    print("ready", flush=True)
-    event = json.loads(sys.stdin.readline())
-    context = FakeContext(TIMEOUT, clock=time.monotonic)
-    handler = {"plain": three_steps.plain, "deadline": three_steps.move}[variant]
-    result = asyncio.run(handler(event, context))
-    print(json.dumps({"result": result}), flush=True)
-
-
-def invoke(variant: str, environment: dict[str, str]) -> tuple[float, float, list[str]]:
-    """Run a handler and kill it at its timeout.
-
-    Returns:
-        When it was invoked, in seconds on the monotonic clock, how many seconds it took, and what it printed.
-    """
-    command = [sys.executable, __file__, variant]
-    process = subprocess.Popen(  # noqa: S603  # ourselves
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdout.readline()  # ready: the imports are not part of the invocation
-    started = time.monotonic()
-    try:
-        output, _ = process.communicate(json.dumps(EVENT) + "\n", timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-    return started, time.monotonic() - started, output.splitlines()
 
 
 class Services:
@@ -104,16 +70,24 @@ def _body(message: Any) -> dict[str, Any]:
     return body
 
 
-def timeline(proxy: Any, started: float, took: float) -> list[str]:
+def timeline(proxy: FaultProxy, started: float, result: Invocation) -> list[str]:
     """What crossed the wire, a line a request, in seconds from the invocation."""
     lines = [f"{0.0:7.3f}  invoked, {TIMEOUT:.0f} s until it is killed"]
     for exchange in proxy.log:
         at = exchange.started - started
-        name = exchange.request.operation or f"{exchange.request.method} {exchange.request.path}"
-        fate = "stalled: nobody answers" if exchange.fault else f"answered {exchange.status}"
-        lines.append(f"{at:7.3f}  {name[:60]:<60}  {fate}")
-    end = "KILLED at its timeout" if took >= TIMEOUT else "answered"
-    return [*lines, f"{took:7.3f}  {end}"]
+        if at >= 0:  # before that, the clients were warmed
+            name = exchange.request.operation or f"{exchange.request.method} {exchange.request.path}"
+            fate = "stalled: nobody answers" if exchange.fault else f"answered {exchange.status}"
+            lines.append(f"{at:7.3f}  {name[:60]:<60}  {fate}")
+    end = "KILLED at its timeout" if result.status == "timeout" else "answered"
+    return [*lines, f"{result.duration:7.3f}  {end}"]
+
+
+def spoken(result: Invocation) -> list[str]:
+    """What the function itself wrote, and the platform's word on a timeout."""
+    platform = ("INIT_START", "START ", "END ", "REPORT ")
+    lines = [line for line in result.log.splitlines() if line and not line.startswith(platform)]
+    return [line if len(line) <= 100 else f"{line[:99]}…" for line in lines]
 
 
 def main() -> None:
@@ -122,7 +96,7 @@ def main() -> None:
     from rich.rule import Rule  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    from deadline.testing import FaultProxy, MotoServer, Stall  # noqa: PLC0415
+    from deadline.testing import Emulator, FaultProxy, MotoServer, Stall  # noqa: PLC0415
 
     console = Console(width=min(100, Console().width) if sys.stdout.isatty() else 100, highlight=False)
     credentials = {
@@ -138,28 +112,35 @@ def main() -> None:
         for line in lines:
             console.print(Text(line, style=style), soft_wrap=True)
 
-    for variant, title in (("plain", "plainly"), ("deadline", "under deadline(context, margin=1.0)")):
+    for function, title in (("plain", "plainly"), ("move", "under aws.handler, with a margin of 1 s")):
         with MotoServer() as moto, FaultProxy(moto.url) as proxy:
             moto.reset()
             services = Services(moto.url)
             services.set_up()
             proxy.add(Stall(), where=lambda request: request.method == "DELETE")
-            environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.url, "QUEUE_URL": services.queue}
-            started, took, output = invoke(variant, environment)
+            with Emulator(
+                f"three_steps.{function}",
+                path=Path(__file__).parent,
+                timeout=TIMEOUT,
+                env={"AWS_ENDPOINT_URL": proxy.url, "QUEUE_URL": services.queue},
+            ) as emulator:
+                result = emulator.invoke(EVENT)
+                started = time.monotonic() - result.duration
             console.print(Rule(f"the three steps, {title}"))
-            show(
-                "Timeline, in seconds", timeline(proxy, started, took), "red" if took >= TIMEOUT else "green"
-            )
-            said = [line for line in output if not line.startswith('{"result"')]
-            answer = [line for line in output if line.startswith('{"result"')]
-            show("What the handler answered", answer or ["nothing"])
-            show("What it knows of where the time went", said or ["nothing"])
+            style = "red" if result.status == "timeout" else "green"
+            show("Timeline, in seconds", timeline(proxy, started, result), style)
+            show("What the caller gets", [answer(result)])
+            show("What the log says", spoken(result) or ["nothing"])
             show("What the services hold", services.state())
             console.print()
 
 
+def answer(result: Invocation) -> str:
+    """The response, or the error in Lambda's words."""
+    if result.error is None:
+        return json.dumps(result.response)
+    return f"{result.error.type}: {result.error.message.partition(' Error: ')[2] or result.error.message}"
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        child(sys.argv[1])
-    else:
-        main()
+    main()

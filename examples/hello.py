@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import Any
 
-from deadline import DeadlineExceeded, deadline, step
+from deadline import DeadlineExceeded, aws, step
 
 
 def plain(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -18,18 +18,15 @@ def plain(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return {"hello": event.get("name", "world")}
 
 
-async def greet(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Wait until a second before Lambda would kill."""
-    try:
-        async with deadline(context, margin=1.0):
-            with step("look up"):
-                await asyncio.sleep(event.get("seconds", 0.0))
-            return {"hello": event.get("name", "world")}
-    except DeadlineExceeded as exceeded:
-        print(exceeded.report.render())
-        return {"hello": "whoever you are", "done": exceeded.report.done}
+@aws.handler
+async def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Wait until half a second before Lambda would kill."""
+    with step("look up"):
+        await asyncio.sleep(event.get("seconds", 0.0))
+    return {"hello": event.get("name", "world")}
 
 
-def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Be what Lambda calls, which cannot call a coroutine."""
-    return asyncio.run(greet(event, context))
+@handler.on_exceeded
+async def _(exceeded: DeadlineExceeded, event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Say what there is to say."""
+    return {"hello": "whoever you are", "pending": exceeded.report.pending}

@@ -22,10 +22,11 @@ def test_the_demo_shows_both_fates() -> None:
     done = subprocess.run(
         [sys.executable, EXAMPLES / "demo.py"], capture_output=True, text=True, timeout=60, check=True
     )
-    plain, _, ours = done.stdout.partition("under deadline(context, margin=1.0)")
+    plain, _, ours = done.stdout.partition("under aws.handler")
     assert "KILLED at its timeout" in plain
     assert "draft.txt, final.txt  <- copied, not deleted" in plain
     assert "nobody was told" in plain
+    assert "Sandbox.Timedout: Task timed out after 3.00 seconds" in plain
     assert "KILLED" not in ours
     assert '{"status": "partial", "done": ["copy"], "pending": ["delete"]}' in ours
     assert "s3.DeleteObject attempt" in ours
@@ -39,7 +40,7 @@ def test_the_demo_shows_both_fates() -> None:
     ("function", "code", "last"),
     [
         ("plain", 3, "timeout: Sandbox.Timedout: Task timed out after 3.00 seconds"),
-        ("handler", 0, 'response: {"hello": "whoever you are", "done": []}'),
+        ("handler", 0, 'response: {"hello": "whoever you are", "pending": ["look up"]}'),
     ],
 )
 def test_hello_is_killed_or_answers(function: str, code: int, last: str) -> None:
@@ -58,4 +59,4 @@ def test_hello_is_killed_or_answers(function: str, code: int, last: str) -> None
     )
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.splitlines()[-1] == last
-    assert ("greet" in done.stdout and "hello.py" in done.stdout) == (function == "handler")
+    assert ("aws.exceeded" in done.stdout and "hello.py:" in done.stdout) == (function == "handler")
