@@ -86,7 +86,7 @@ def timeline(proxy: FaultProxy, started: float, result: Invocation) -> list[str]
 def spoken(result: Invocation) -> list[str]:
     """What the function itself wrote, and the platform's word on a timeout."""
     platform = ("INIT_START", "START ", "END ", "REPORT ")
-    lines = [line for line in result.log.splitlines() if line and not line.startswith(platform)]
+    lines = [line.expandtabs(2) for line in result.log.splitlines() if line and not line.startswith(platform)]
     return [line if len(line) <= 100 else f"{line[:99]}…" for line in lines]
 
 
