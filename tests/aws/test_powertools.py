@@ -13,6 +13,7 @@ import aws_xray_sdk
 import boto3
 import pytest
 from aws_lambda_powertools import Logger, Metrics, Tracer
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
 from aws_lambda_powertools.logging import utils
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.middleware_factory import lambda_handler_decorator
@@ -78,6 +79,7 @@ class Powertools:
         self.logger = Logger(service=f"orders-{uuid.uuid4()}", stream=self._lines)
         self.tracing, self.tracer = tracing, tracing.tracer
         self.metrics = Metrics(namespace="shop", service="orders")
+        self.metrics.clear_metrics()  # all of a process's share them
         self.store = DynamoDBPersistenceLayer(table_name="idempotency", boto3_client=self.dynamodb)
 
     def stack(self, function: Any) -> Any:
@@ -421,6 +423,36 @@ def test_a_traced_coroutine_is_closed_when_it_is_cut(powertools: Powertools) -> 
     assert handler.name == "## orders"
     assert [one.name.rpartition(".")[2] for one in handler.subsegments] == ["copy", "tell"]
     assert not any(one.in_progress for one in [handler, *handler.subsegments])
+
+
+# --- routes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "status"), [("/orders/7", 200), ("/late", 504)])
+def test_routes_are_awaited(path: str, status: int) -> None:
+    """`await app.resolve_async(event, context)` runs `async def` routes under the deadline."""
+    app = APIGatewayHttpResolver()
+
+    @app.get("/orders/<key>")
+    async def order(key: str) -> Any:
+        await asyncio.sleep(0.01)
+        return {"key": key}
+
+    @app.get("/late")
+    async def late() -> None:
+        await asyncio.sleep(60)
+
+    @aws.handler
+    async def api(event: Any, context: Any) -> Any:
+        return await app.resolve_async(event, context)
+
+    @api.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return {"statusCode": 504}
+
+    stage = {"http": {"method": "GET", "path": path}, "stage": "$default"}
+    event = {"version": "2.0", "rawPath": path, "requestContext": stage, "headers": {}}
+    assert api(event, FakeContext(SOON))["statusCode"] == status
 
 
 # --- batches ----------------------------------------------------------------------------------------------
