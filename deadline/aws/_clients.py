@@ -60,7 +60,7 @@ _STANDARD_DEFAULT: Final = 3
 _retry_quota: Final = operator.attrgetter("__self__._retry_quota._quota")
 
 
-class AttemptTimeoutError(ReadTimeoutError):  # type: ignore[misc]  # botocore is untyped
+class AttemptTimeoutError(ReadTimeoutError):
     """An attempt was given up because it had used its share of the time; every retry mode tries again.
 
     It is a botocore `ReadTimeoutError`, which is what the SDK's own limit would have raised.
@@ -340,8 +340,9 @@ def _wire(client: Any) -> None:
     if getattr(http.send, "func", None) is _send:
         return
     if isinstance(http, AIOHTTPSession):
-        http._get_session = functools.partial(_telling_session, http._get_session)  # noqa: SLF001
-        http.send = functools.partial(_send, http.send)
+        session = functools.partial(_telling_session, http._get_session)  # type: ignore[attr-defined]  # noqa: SLF001
+        http._get_session = session  # type: ignore[attr-defined]  # noqa: SLF001
+        http.send = functools.partial(_send, http.send)  # type: ignore[method-assign]
     else:  # httpx's, or somebody's own
         http.send = functools.partial(_send, functools.partial(_presumed_sent, http.send))
     events = client.meta.events

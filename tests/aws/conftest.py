@@ -15,6 +15,7 @@ from aiobotocore.session import get_session
 from botocore.loaders import create_loader
 
 from deadline import Event, aws, subscribe
+from deadline.aws import _environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -121,6 +122,20 @@ async def connect(moto_server: MotoServer) -> AsyncIterator[Connect]:
             return client
 
         yield connect
+
+
+@pytest.fixture
+def own_environment() -> Iterator[None]:
+    """An environment of its own for a test that calls a handler as Lambda does."""
+    _environment.replace_environment()
+    yield
+    made = _environment._environment
+    if made is not None:
+        made.close()
+    _environment._environment = None
+    for kept in _environment._kept:
+        if not kept.loop.is_closed() and not asyncio.all_tasks(kept.loop):
+            kept.loop.close()
 
 
 @pytest.fixture

@@ -23,24 +23,13 @@ from deadline.aws import _environment
 from deadline.testing import FakeContext
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from deadline import Event
     from deadline.testing import VirtualClock
 
 
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    """An environment of its own for each test that calls a handler as Lambda does."""
-    _environment.replace_environment()
-    yield
-    made = _environment._environment
-    if made is not None:
-        made.close()
-    _environment._environment = None
-    for kept in _environment._kept:
-        if not kept.loop.is_closed() and not asyncio.all_tasks(kept.loop):
-            kept.loop.close()
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 @aws.handler

@@ -157,7 +157,8 @@ async def test_twice_does_no_harm(
             assert len(script.requests) == 3
             assert aws.install(client) is client
         assert type(client).__mro__.count(DeadlineClient) == 1
-        send, gate = client._endpoint.http_session.send, retry_handler(client)
+        http: Any = client._endpoint.http_session  # type: ignore[attr-defined]  # it is private
+        send, gate = http.send, retry_handler(client)
         assert send.func is _send
         assert not isinstance(send.args[0], functools.partial)
         assert isinstance(gate, Gate)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def contexts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The TLS contexts that clients build: what makes a first call dear."""
     built: list[object] = []
-    build = httpsession.create_urllib3_context
+    build = httpsession.create_urllib3_context  # type: ignore[attr-defined]  # it has no stub
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         built.append(build(*args, **kwargs))

@@ -1,0 +1,88 @@
+"""What a type checker makes of handlers whose clients have the SDK's stubs: checked by mypy, never run."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, assert_type
+
+from aiobotocore.session import AioSession, get_session
+from types_aiobotocore_dynamodb import DynamoDBClient
+from types_aiobotocore_s3 import S3Client
+from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef
+
+from deadline import DeadlineExceeded, aws
+from deadline.testing import FakeContext
+
+Event = dict[str, str]
+
+
+class Clients(NamedTuple):
+    """More than one client."""
+
+    s3: S3Client
+    dynamodb: DynamoDBClient
+
+
+@asynccontextmanager
+async def s3_client() -> AsyncIterator[S3Client]:
+    """An installed session gives the clients that the stubs tell of."""
+    session = aws.install(get_session())
+    assert_type(session, AioSession)
+    async with session.create_client("s3") as s3:
+        assert_type(s3, S3Client)
+        assert_type(aws.install(s3), S3Client)
+        yield s3
+
+
+@asynccontextmanager
+async def clients() -> AsyncIterator[Clients]:
+    """Several clients in one lifespan."""
+    session = aws.install(get_session())
+    async with session.create_client("s3") as s3, session.create_client("dynamodb") as dynamodb:
+        await aws.warm_up(s3, dynamodb)
+        yield Clients(s3, dynamodb)
+
+
+@aws.handler(lifespan=s3_client, margin=0.5)
+async def size(event: Event, context: FakeContext, s3: S3Client) -> int:
+    """Take what the lifespan yields as the third argument."""
+    answer = await s3.get_object(Bucket="box", Key=event["key"])
+    assert_type(answer, GetObjectOutputTypeDef)
+    await s3.get_object(Bucket="box", Name="key")  # type: ignore[call-arg]
+    return answer["ContentLength"]
+
+
+@size.on_exceeded
+async def not_sized(
+    exceeded: DeadlineExceeded, event: Event, context: FakeContext, s3: S3Client | None
+) -> int:
+    """The clients may not be open yet."""
+    return 0 if s3 is None else -1
+
+
+@aws.handler(lifespan=clients)
+async def move(event: Event, context: Any, opened: Clients) -> None:
+    """A handler whose context is anything."""
+    answer = await opened.dynamodb.get_item(TableName="orders", Key={"id": event["key"]})
+    await opened.s3.delete_object(Bucket="box", Key=str(answer["Item"]["key"]))
+
+
+@aws.handler(lifespan=s3_client)  # type: ignore[arg-type]
+async def wrong_client(event: Event, context: FakeContext, dynamodb: DynamoDBClient) -> None:
+    """A resource that the lifespan does not yield is an error."""
+
+
+@aws.handler(lifespan=s3_client)  # type: ignore[arg-type]
+async def no_resources(event: Event, context: FakeContext) -> None:
+    """And so is a handler that does not take it."""
+
+
+@aws.handler  # type: ignore[arg-type]
+async def no_lifespan(event: Event, context: FakeContext, s3: S3Client) -> None:
+    """And one that takes what nobody gives."""
+
+
+async def answers(context: FakeContext, s3: S3Client) -> None:
+    """What calls and `invoke` give."""
+    assert_type(size({"key": "a"}, context), int)
+    assert_type(await size.invoke({"key": "a"}, context, resources=s3), int)
+    size({"key": 1}, context)  # type: ignore[dict-item]
