@@ -4,20 +4,25 @@ Write `from deadline import deadline`, and `from deadline import aws` for the AW
 package's name and the function's are the same word.
 """
 
+from deadline._each import Batch, each
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import Event, subscribe
 from deadline._report import Report
 from deadline._scope import Deadline, current, deadline, remaining
-from deadline._section import step
+from deadline._section import Section, critical, step
 
 __all__ = [
+    "Batch",
     "Deadline",
     "DeadlineExceeded",
     "Event",
     "InsufficientTime",
     "Report",
+    "Section",
+    "critical",
     "current",
     "deadline",
+    "each",
     "remaining",
     "step",
     "subscribe",

@@ -3,7 +3,8 @@
     soft                                                                hard
       |----------------------------- margin -----------------------------|
       |-- unwinding --|                                                  |  the first quarter
-      |-------------- an open critical section ----------|               |  up to three quarters
+      |--- an open critical section --|                                   |  half
+      |------------------------- its undo ---------------|               |  up to three quarters
       |------------------------ mitigation --------------------|         |  all but the last share
       |                                                        |-response|  a twentieth, at least 20 ms
 
@@ -14,7 +15,8 @@ leaves goes to the next.
 from typing import NamedTuple
 
 UNWINDING = 1 / 4
-SECTION = 3 / 4
+SECTION = 1 / 2
+UNDO = 3 / 4
 RESPONSE = 1 / 20
 RESPONSE_AT_LEAST = 0.020
 
@@ -24,6 +26,7 @@ class Shares(NamedTuple):
 
     unwinding: float
     section: float
+    undo: float
     mitigation: float
 
 
@@ -35,17 +38,18 @@ def shares(soft: float, hard: float) -> Shares:
         hard: When the platform ends us, on the same clock. Not before `soft`.
 
     Returns:
-        Until when unwinding, an open critical section, and mitigation may last. Without a hard end
+        Until when unwinding, an open critical section, its undo, and mitigation may last. Without a hard end
         (`inf`) none of them ends. A margin shorter than the response's share goes to the response.
     """
     if hard < soft:
         raise ValueError(f"hard: {hard} is before soft, {soft}")
     margin = hard - soft
     if margin == float("inf"):
-        return Shares(hard, hard, hard)
+        return Shares(hard, hard, hard, hard)
     mitigation = max(soft, hard - max(margin * RESPONSE, RESPONSE_AT_LEAST))
     return Shares(
         unwinding=min(soft + margin * UNWINDING, mitigation),
         section=min(soft + margin * SECTION, mitigation),
+        undo=min(soft + margin * UNDO, mitigation),
         mitigation=mitigation,
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from deadline._report import TaskReport
+    from deadline._report import BatchReport, SectionReport, TaskReport
 
 
 CLOSING: Final = 0.05
@@ -43,14 +43,18 @@ class Record:
 
     Attributes:
         steps: In the order in which they began.
+        sections: What tells of each critical section, in the order in which they were entered.
+        batches: What tells of each batch, in the order in which they were begun.
         left_behind: What could not be cleaned up, in words.
     """
 
-    __slots__ = ("_forgettable", "_held", "_sighting", "left_behind", "steps")
+    __slots__ = ("_forgettable", "_held", "_sighting", "batches", "left_behind", "sections", "steps")
 
     def __init__(self) -> None:
         self._sighting: Sighting | None = None
         self.steps = new_steps()
+        self.sections: list[Callable[[], SectionReport]] = []
+        self.batches: list[Callable[[], BatchReport]] = []
         self._forgettable: WeakSet[Closable] = WeakSet()
         self._held: list[Closable] = []
         self.left_behind: list[str] = []
@@ -128,6 +132,8 @@ class Record:
             margin=margin,
             tasks=() if self._sighting is None else self._sighting.reports(),
             steps=tuple(step.report(entered, now) for step in tuple(self.steps)),
+            sections=tuple(section() for section in tuple(self.sections)),
+            batches=tuple(batch() for batch in tuple(self.batches)),
             left_running=left_running,
             left_behind=tuple(self.left_behind),
         )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Outcome: TypeAlias = Literal["not sent", "unknown", "answered"]
+Effect: TypeAlias = Literal["done", "not done", "unknown"]
+Fate: TypeAlias = Literal["done", "not done", "unknown", "undone", "undo failed", "running"]
 Status: TypeAlias = Literal["done", "running", "cut", "failed"]
 
 MOST_STEPS: Final = 10_000
@@ -88,6 +90,61 @@ class StepReport(NamedTuple):
     seconds: float
 
 
+class BatchReport(NamedTuple):
+    """What became of the items that `each` was given, as positions from 0, in order."""
+
+    done: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()
+    unprocessed: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"batch: {len(self.done)} done, {len(self.failed)} failed, {len(self.unprocessed)} unprocessed"
+
+
+class EffectReport(NamedTuple):
+    """A step of a critical section and what became of its effect.
+
+    Attributes:
+        name: As given to `section.step`.
+        fate: `done`, or `not done`; `unknown`, if it cannot be told; `undone` or `undo failed`, if its
+            compensation ran; `running`.
+        error: Why the compensation failed; `None` if it did not.
+    """
+
+    name: str
+    fate: Fate
+    error: str | None = None
+
+    @property
+    def stands(self) -> bool:
+        """Whether the effect is there, or may be."""
+        return self.fate not in {"not done", "undone"}
+
+
+class SectionReport(NamedTuple):
+    """A critical section and what became of its effects.
+
+    Attributes:
+        name: As given to `critical`.
+        status: `open`; `done`, if it was left without an error; `undone`, if it failed and nothing of it
+            stands; `partial`, if it failed and something stands, or may.
+        steps: In the order in which they began.
+    """
+
+    name: str
+    status: Literal["open", "done", "undone", "partial"]
+    steps: tuple[EffectReport, ...]
+
+    @property
+    def standing(self) -> list[str]:
+        """Names of the steps whose effect is there, or may be."""
+        return [step.name for step in self.steps if step.stands]
+
+    def __str__(self) -> str:
+        steps = ", ".join(f"{step.name} {step.fate}" for step in self.steps)
+        return f"critical section {self.name!r} {self.status}" + (f": {steps}" if steps else "")
+
+
 class Report(NamedTuple):
     """What was going on when a deadline's time was up. Plain data: it pickles and turns into JSON.
 
@@ -100,6 +157,8 @@ class Report(NamedTuple):
         margin: From the soft to the hard instant; 0.0 without a limit.
         tasks: What each task awaited when time ran out, the host first; 64 at the most.
         steps: In the order in which they began; the newest 10,000 at the most.
+        sections: The critical sections, in the order in which they were entered.
+        batches: What `each` worked off, in the order in which they were begun; empty until one has ended.
         left_running: Tasks that the block started and that are not done: a deadline does not touch
             them, they may belong to others.
         left_behind: What a cut left at a service and could not clean up, in words.
@@ -111,6 +170,8 @@ class Report(NamedTuple):
     margin: float = 0.0
     tasks: tuple[TaskReport, ...] = ()
     steps: tuple[StepReport, ...] = ()
+    sections: tuple[SectionReport, ...] = ()
+    batches: tuple[BatchReport, ...] = ()
     left_running: tuple[TaskReport, ...] = ()
     left_behind: tuple[str, ...] = ()
 
@@ -165,6 +226,8 @@ def _render(report: Report, width: int) -> Iterator[str]:
     yield _fit(_fit(name, max(20, width - len(times))) + times, width)
     if report.steps:
         yield from _render_steps(report, width)
+    for told in (*report.sections, *report.batches):
+        yield _fit(f"  {told}", width)
     for what in report.left_behind:
         yield _fit(f"  left behind: {what}", width)
     for title, tasks in (("awaiting", report.tasks), ("left running", report.left_running)):

@@ -33,18 +33,19 @@ from anyio import CancelScope
 from deadline import _source
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit
+from deadline._margin import shares
 from deadline._record import Record
 from deadline._sighting import left_running
 from deadline._timer import Clock, clock_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextvars import Context, Token
     from datetime import timedelta
     from types import TracebackType
 
     from deadline._record import Closable
-    from deadline._report import Report, Step
+    from deadline._report import BatchReport, Report, SectionReport, Step
 
 TIE: Final = 0.002
 """Seconds within which two instants are the same one: two readings of one context differ by up to 1 ms and
@@ -117,7 +118,7 @@ class Deadline:
 
     Attributes:
         name: As given.
-        soft: When the block is cut.
+        soft: When the block is cut; later for as long as a critical section is open in it.
         hard: When the source ends.
         overran: Seconds by which a block that finished did so after `soft`; 0.0 otherwise.
     """
@@ -130,6 +131,7 @@ class Deadline:
         "_entered",
         "_error",
         "_expired",
+        "_holds",
         "_margin",
         "_parent",
         "_record",
@@ -138,6 +140,7 @@ class Deadline:
         "_state",
         "_task",
         "_token",
+        "_unheld",
         "handle",
         "hard",
         "name",
@@ -153,6 +156,7 @@ class Deadline:
     _scope: CancelScope
     _cancelling: int
     _token: Token[Deadline | None]
+    _unheld: float
     wakes_at: float
 
     def __init__(
@@ -168,6 +172,7 @@ class Deadline:
         self._state: _State = "new"
         self._cut_at = math.inf
         self._expired = False
+        self._holds = 0
         self._record: Record | None = None
         self.handle: asyncio.TimerHandle | None = None
         self.name = name
@@ -490,6 +495,51 @@ class Deadline:
         for dl in (self, *self._around()):
             dl.record().steps.append(step)
 
+    def begin_section(self, report: Callable[[], SectionReport]) -> None:
+        """Remember a critical section, here and in every deadline around."""
+        for dl in (self, *self._around()):
+            dl.record().sections.append(report)
+
+    def begin_batch(self, report: Callable[[], BatchReport]) -> None:
+        """Remember a batch, here and in every deadline around."""
+        for dl in (self, *self._around()):
+            dl.record().batches.append(report)
+
+    @property
+    def unheld_soft(self) -> float:
+        """When the block would be cut without critical sections."""
+        return self._unheld if self._holds else self.soft
+
+    def hold(self) -> list[Deadline]:
+        """Put off the cut, here and in every deadline around, into the margin: a critical section is open.
+
+        Returns:
+            The deadlines that are held, the innermost first; `release` each.
+        """
+        held = [dl for dl in (self, *self._around()) if dl._clock.loop is self._clock.loop]
+        for dl in held:
+            if not dl._holds:
+                dl._unheld = dl.soft
+                dl._move(shares(dl.soft, dl.hard).section)
+            dl._holds += 1
+        return held
+
+    def release(self) -> None:
+        """Take back one hold. With the last one the block is cut, if its time is up by now."""
+        self._holds -= 1
+        if not self._holds and self._state == "open":
+            self._move(self._unheld)
+
+    def _move(self, soft: float) -> None:
+        self.soft = self.wakes_at = soft
+        if self._cut_at < math.inf or soft == math.inf:
+            return
+        self._clock.disarm(self)
+        if soft <= self._clock.now():
+            self.due()
+        else:
+            self._clock.arm(self)
+
     def close_on_cut(self, resource: Closable) -> None:
         """Have `resource` closed if the block is cut, by this deadline or by any other cancellation.
 
@@ -534,6 +584,12 @@ def _running_task() -> asyncio.Task[object]:
             "write asyncio.run(main()) with `async with deadline(...)` inside main()"
         )
     return task
+
+
+def without_deadline(context: Context) -> Context:
+    """Make a context one in which no deadline is in force."""
+    context.run(_current.set, None)
+    return context
 
 
 def current() -> Deadline | None:

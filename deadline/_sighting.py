@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio.abc
 
-from deadline._report import Await, CallReport, Outcome, TaskReport
+from deadline._report import Await, CallReport, Effect, Outcome, TaskReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,9 +46,11 @@ class Call:
 
     Attributes:
         error: Makes the last error that the service or the connection gave, `None` if there was none yet.
+        status: The HTTP status of the last answer, 0 before there was one.
+        succeeded: Whether it was answered to its caller's satisfaction.
     """
 
-    __slots__ = ("attempt", "error", "operation", "outcome", "service", "started")
+    __slots__ = ("attempt", "error", "operation", "outcome", "service", "started", "status", "succeeded")
 
     def __init__(self, service: str, operation: str, started: float) -> None:
         self.service = service
@@ -57,7 +59,25 @@ class Call:
         self.attempt = 1
         self.outcome: Outcome = "not sent"
         self.error: Callable[[], BaseException] | None = None
+        self.status = 0
+        self.succeeded = False
 
+    @property
+    def effect(self) -> Effect:
+        """Whether it had its effect: `done`, `not done`, `unknown`.
+
+        An error of 400 to 499, and 503, says that nothing was done. A service that failed with another status
+        may have failed after it did what it was asked.
+        """
+        if self.succeeded:
+            return "done"
+        refused = 400 <= self.status <= 499 or self.status == SERVICE_UNAVAILABLE
+        if self.outcome == "not sent" or (self.outcome == "answered" and refused):
+            return "not done"
+        return "unknown"
+
+
+SERVICE_UNAVAILABLE: Final = 503
 
 calls: dict[asyncio.Task[Any], Call] = {}
 """The call that each task is in. Whoever enters one removes it again."""

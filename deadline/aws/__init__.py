@@ -3,9 +3,10 @@
 Importing it loads no SDK; `install` does.
 """
 
+from deadline.aws._batch_sources import batch_response, message_group
 from deadline.aws._handler import handler
 from deadline.aws._install import install
 from deadline.aws._limits import limits
 from deadline.aws._warm_up import warm_up
 
-__all__ = ["handler", "install", "limits", "warm_up"]
+__all__ = ["batch_response", "handler", "install", "limits", "message_group", "warm_up"]

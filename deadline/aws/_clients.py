@@ -35,6 +35,7 @@ from botocore.exceptions import ReadTimeoutError
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit
 from deadline._scope import current
+from deadline._section import calls_of_step
 from deadline._sighting import Call, calls
 from deadline.aws._attempts import Limits, attempt_limit, attempts_left, backoff, fits
 from deadline.aws._limits import current_limits
@@ -72,7 +73,7 @@ class AttemptTimeoutError(ReadTimeoutError):
 class AwsCall(Call):
     """A call of an installed client."""
 
-    __slots__ = ("_client", "_dl", "configured", "limits", "lost", "params", "refused")
+    __slots__ = ("_client", "configured", "deadline", "limits", "lost", "params", "refused")
 
     def __init__(
         self, client: Any, operation: str, params: dict[str, Any], dl: Deadline | None, limits: Limits
@@ -80,7 +81,7 @@ class AwsCall(Call):
         started = asyncio.get_running_loop().time() if dl is None else dl.now()
         super().__init__(client.meta.service_model.service_name, operation, started)
         self._client = client
-        self._dl = dl
+        self.deadline = dl
         self.params = params
         self.limits = limits
         self.configured = _configured_attempts(client)
@@ -89,7 +90,7 @@ class AwsCall(Call):
 
     def left(self) -> float:
         """Seconds until the call is cut."""
-        return math.inf if self._dl is None else self._dl.remaining()
+        return math.inf if self.deadline is None else self.deadline.remaining()
 
     def remember(self, response: Any, exception: BaseException | None, operation: Any) -> None:
         """Remember how an attempt went."""
@@ -116,15 +117,26 @@ def _modeled(client: Any, parsed: dict[str, Any], operation: str) -> BaseExcepti
     return error
 
 
+def _begun(client: Any, operation: str, params: dict[str, Any]) -> AwsCall | None:
+    """The account of a call, if anybody wants one: a deadline, limits, or a step of a critical section."""
+    dl, limits, of_step = current(), current_limits(), calls_of_step()
+    if dl is None and limits is None and of_step is None:
+        return None
+    call = AwsCall(client, operation, params, dl, limits or _NO_LIMITS)
+    if of_step is not None:
+        of_step.append(call)
+    return call
+
+
 class DeadlineClient:
     """Mixed into a client's class, before the SDK's own."""
 
     async def _make_api_call(self, operation_name: str, api_params: Any) -> Any:
         make: Callable[..., Awaitable[Any]] = super()._make_api_call  # type: ignore[misc]
-        dl, limits = current(), current_limits()
-        if dl is None and limits is None:
+        call = _begun(self, operation_name, api_params)
+        if call is None:
             return await make(operation_name, api_params)
-        call = AwsCall(self, operation_name, api_params, dl, limits or _NO_LIMITS)
+        dl = call.deadline
         if dl is not None and operation_name != _NEVER_REFUSED and not fits(call.left(), call.limits):
             await _refuse(dl, call)
         _wire(self)
@@ -154,6 +166,7 @@ class DeadlineClient:
                 del calls[task]
             else:
                 calls[task] = around
+        call.succeeded = True
         if dl is not None:
             _keep_account(self, operation_name, api_params, answer, dl)
         return answer
@@ -238,6 +251,7 @@ async def _send(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
             endpoint_url=request.url, attempt=call.attempt, seconds=limit, error=error
         ) from error
     call.outcome = "unknown" if call.lost else "answered"
+    call.status = answer.status_code
     return answer
 
 

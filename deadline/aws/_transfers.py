@@ -31,6 +31,7 @@ from deadline._margin import shares
 from deadline._record import Record
 from deadline._scope import current
 from deadline._sighting import context_of
+from deadline._unwinding import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,23 +75,9 @@ class Transfer:
             self._unanswered.add((params["Bucket"], params["Key"]))
 
     async def clean_up(self, dl: Deadline) -> None:
-        """Cancel the tasks, close the bodies, abort the uploads; never raises an error of its own.
-
-        A shield protects the block's own task and the children of groups. In any other task that the block
-        awaits (`gather`, a bare one) anyio cancels again and again through the await, so that what is to be
-        awaited here has a task of its own.
-        """
+        """Cancel the tasks, close the bodies, abort the uploads; never raises an error of its own."""
         tasks = {task for task in asyncio.all_tasks() if self._made(task)}
-        rest = asyncio.create_task(self._clean_up(tasks, _unwinding_seconds(dl)))
-        cancelled: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
-            while not rest.done():
-                try:
-                    await asyncio.wait((rest,))
-                except asyncio.CancelledError as error:
-                    cancelled = error
-        if cancelled is not None:
-            raise cancelled
+        await to_the_end(self._clean_up(tasks, _unwinding_seconds(dl)))
 
     async def _clean_up(self, tasks: set[asyncio.Task[Any]], seconds: float) -> None:
         with anyio.move_on_after(seconds):

@@ -1,0 +1,260 @@
+"""Batches that stop in time.
+
+How long will the next item take? The estimator is the 95th percentile of what the last 64 items have cost:
+the highest of them while there are fewer than twenty. A mean would begin an item that does not fit in half
+of the cases, and what was begun and cut is work thrown away, at a queue even work done twice; the highest of
+all would let one slow item stop a batch for good. With nothing known an item is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, final
+
+import anyio
+
+from deadline import _source
+from deadline._errors import InsufficientTime
+from deadline._report import BatchReport
+from deadline._scope import current, remaining
+from deadline._timer import clock_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
+    from datetime import timedelta
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+REMEMBERED: Final = 64
+SHARE: Final = 0.95
+
+
+# --- what the caller gets ---------------------------------------------------------------------------------
+
+
+class Done(NamedTuple, Generic[Item, Result]):
+    """An item and what came of it."""
+
+    item: Item
+    result: Result
+
+
+class Failed(NamedTuple, Generic[Item]):
+    """An item and why it failed."""
+
+    item: Item
+    error: Exception
+
+
+@final
+class Batch(Generic[Item, Result]):
+    """What became of the items, each list in the order in which they were given.
+
+    Attributes:
+        done: Items with their results.
+        failed: Items with their errors.
+        unprocessed: Items that were not begun, or were cut. What is left in an iterator that was given,
+            asynchronous or not, stays there and is not here.
+        report: The same as plain data: positions, from 0.
+    """
+
+    def __init__(self) -> None:
+        self.done: list[Done[Item, Result]] = []
+        self.failed: list[Failed[Item]] = []
+        self.unprocessed: list[Item] = []
+        self.report = BatchReport()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Batch: {len(self.done)} done, {len(self.failed)} failed, {len(self.unprocessed)} unprocessed>"
+        )
+
+
+async def each(
+    fn: Callable[[Item], Awaitable[Result]],
+    items: Iterable[Item] | AsyncIterable[Item],
+    limit: int = 1,
+    *,
+    needs: float | timedelta = 0.0,
+    group: Callable[[Item], Hashable] | None = None,
+) -> Batch[Item, Result]:
+    """Work items off for as long as the next one is predicted to fit before the deadline's soft instant.
+
+    Write `batch = await each(work, records, limit=10)`. It never raises for want of time: what does not fit
+    is `unprocessed`. An item that fails does not stop the others. Without a deadline everything fits.
+
+    Args:
+        fn: Works one item off.
+        items: What there is to do, an iterable or an asynchronous one.
+        limit: How many at once, 1 or more.
+        needs: Seconds that an item needs at least, whatever the prediction.
+        group: Tells the group of an item, `None` for no group. Items of one group are worked off in order,
+            one at a time, and the first that fails leaves the rest of its group unprocessed: what a FIFO
+            queue or a shard asks for.
+
+    Returns:
+        What became of them. If the block is cut all the same, that stands in its report, as `batches`.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(
+            f"limit: expected a whole number, got {limit!r} ({type(limit).__name__}); write limit=10"
+        )
+    if limit < 1:
+        raise ValueError(f"limit: {limit} would work nothing off; 1 is one item at a time")
+    if not isinstance(items, Iterable | AsyncIterable):
+        raise TypeError(
+            f"items: expected an iterable or an asynchronous one, got {items!r} ({type(items).__name__})"
+        )
+    work = _Work(fn, items, _source.seconds(needs, "needs"), group)
+    dl = current()
+    if dl is not None:
+        dl.begin_batch(lambda: work.batch.report)
+    try:
+        await work.run(limit)
+    finally:
+        work.settle()
+    return work.batch
+
+
+def predicted(costs: Sequence[float]) -> float:
+    """Seconds that the next item will take, by what some have cost; 0.0 with nothing known."""
+    if not costs:
+        return 0.0
+    return sorted(costs)[min(len(costs) - 1, int(SHARE * len(costs)))]
+
+
+# --- how it goes ------------------------------------------------------------------------------------------
+
+
+class _Entry(Generic[Item]):
+    """An item on its way."""
+
+    __slots__ = ("fate", "group", "item")
+
+    def __init__(self, item: Item, group: Hashable) -> None:
+        self.item = item
+        self.group = group
+        self.fate: Done[Item, Any] | Failed[Item] | None = None
+
+
+class _Work(Generic[Item, Result]):
+    """One run: some workers that take from one source.
+
+    Items whose group is busy are parked, and are taken by the worker that is busy with it.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[Item], Awaitable[Result]],
+        items: Iterable[Item] | AsyncIterable[Item],
+        needs: float,
+        group: Callable[[Item], Hashable] | None,
+    ) -> None:
+        self.batch: Batch[Item, Result] = Batch()
+        self._fn = fn
+        self._needs = needs
+        self._group = group
+        self._now = clock_of(asyncio.get_running_loop()).now
+        self._entries: list[_Entry[Item]] = []
+        self._parked: dict[Hashable, deque[_Entry[Item]]] = {}
+        self._failed: set[Hashable] = set()
+        self._costs: deque[float] = deque(maxlen=REMEMBERED)
+        self._stopped = False
+        self._items = items
+        self._sync: Iterator[Item] | None = iter(items) if isinstance(items, Iterable) else None
+        self._async: AsyncIterator[Item] | None = None if isinstance(items, Iterable) else aiter(items)
+        self._fetching = anyio.Lock()
+
+    async def run(self, limit: int) -> None:
+        """Work off what fits."""
+        if limit == 1:
+            await self._worker()
+            return
+        async with anyio.create_task_group() as workers:
+            for _ in range(limit):
+                workers.start_soon(self._worker)
+
+    def settle(self) -> None:
+        """Sort the items by what became of them."""
+        if self._sync is not None and self._sync is not self._items:
+            self._entries += [_Entry(item, None) for item in self._sync]
+        done, failed, unprocessed = [], [], []
+        for position, entry in enumerate(self._entries):
+            if isinstance(entry.fate, Done):
+                self.batch.done.append(entry.fate)
+                done.append(position)
+            elif isinstance(entry.fate, Failed):
+                self.batch.failed.append(entry.fate)
+                failed.append(position)
+            else:
+                self.batch.unprocessed.append(entry.item)
+                unprocessed.append(position)
+        self.batch.report = BatchReport(tuple(done), tuple(failed), tuple(unprocessed))
+
+    async def _worker(self) -> None:
+        while (entry := await self._next()) is not None:
+            following: _Entry[Item] | None = entry
+            while following is not None:
+                await self._try(following)
+                following = self._follower(following)
+
+    async def _next(self) -> _Entry[Item] | None:
+        """The next item whose group is free; `None` if there is none, or no time for one."""
+        while self._fits():
+            entry = await self._fetch()
+            if entry is None:
+                return None
+            self._entries.append(entry)
+            if entry.group is None:
+                return entry
+            if entry.group in self._parked:
+                self._parked[entry.group].append(entry)
+            elif entry.group not in self._failed:
+                self._parked[entry.group] = deque()
+                return entry
+        return None
+
+    async def _fetch(self) -> _Entry[Item] | None:
+        try:
+            if self._sync is not None:
+                item = next(self._sync)
+            else:
+                assert self._async is not None
+                async with self._fetching:
+                    item = await anext(self._async)
+        except (StopIteration, StopAsyncIteration):
+            return None
+        return _Entry(item, None if self._group is None else self._group(item))
+
+    def _follower(self, entry: _Entry[Item]) -> _Entry[Item] | None:
+        """The next parked item of a group that is free now."""
+        if entry.group is None:
+            return None
+        if entry.group not in self._failed and self._parked[entry.group] and self._fits():
+            return self._parked[entry.group].popleft()
+        del self._parked[entry.group]
+        return None
+
+    def _fits(self) -> bool:
+        if not self._stopped:
+            left = remaining()
+            self._stopped = left <= 0.0 or left < max(self._needs, predicted(self._costs))
+        return not self._stopped
+
+    async def _try(self, entry: _Entry[Item]) -> None:
+        started = self._now()
+        try:
+            entry.fate = Done(entry.item, await self._fn(entry.item))
+        except InsufficientTime:
+            self._stopped = True
+        except Exception as error:  # noqa: BLE001  # a poison item does not stop the rest
+            entry.fate = Failed(entry.item, error)
+        if not isinstance(entry.fate, Done):
+            self._failed.add(entry.group)
+        self._costs.append(self._now() - started)

@@ -1,0 +1,83 @@
+"""Partial responses to queues and streams."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from deadline import DeadlineExceeded, aws, deadline, each
+from deadline._report import BatchReport
+
+
+def event_of(source: str, count: int = 4) -> dict[str, Any]:
+    return {
+        "Records": [
+            {
+                "eventSource": source,
+                "messageId": f"message {number}",
+                "kinesis": {"sequenceNumber": f"kinesis {number}"},
+                "dynamodb": {"SequenceNumber": f"dynamodb {number}"},
+            }
+            for number in range(count)
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("aws:sqs", ["message 1", "message 3"]),
+        ("aws:kinesis", ["kinesis 1"]),
+        ("aws:dynamodb", ["dynamodb 1"]),
+    ],
+)
+def test_what_is_failed_or_unprocessed_comes_again(source: str, expected: list[str]) -> None:
+    """A queue's messages one by one, a stream from the first on."""
+    answer = aws.batch_response(BatchReport((0, 2), (1,), (3,)), event_of(source))
+    assert answer == {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in expected]}
+
+
+@pytest.mark.parametrize("source", ["aws:sqs", "aws:kinesis"])
+def test_all_done_is_an_empty_list(source: str) -> None:
+    """Which Lambda takes for complete success."""
+    assert aws.batch_response(BatchReport((0, 1)), event_of(source, 2)) == {"batchItemFailures": []}
+
+
+def test_what_the_batch_does_not_mention_is_unprocessed() -> None:
+    """A batch that read an iterator knows only what it fetched."""
+    answer = aws.batch_response(BatchReport((0,)), event_of("aws:sqs", 3))
+    assert [one["itemIdentifier"] for one in answer["batchItemFailures"]] == ["message 1", "message 2"]
+
+
+@pytest.mark.parametrize("event", [{}, {"Records": []}, event_of("aws:s3"), None])
+def test_another_source_is_refused(event: Any) -> None:
+    """The message says what takes partial responses."""
+    with pytest.raises(ValueError, match="event: expected records of SQS, Kinesis or a DynamoDB stream"):
+        aws.batch_response(BatchReport(), event)
+
+
+async def test_a_batch_that_stopped_in_time(virtual_clock: object) -> None:
+    """From `each` to the response, and from the report where the block was cut."""
+    event = event_of("aws:sqs")
+
+    async def work(record: Any) -> None:
+        await asyncio.sleep(1.0)
+
+    async with deadline(2.5):
+        batch = await each(work, event["Records"], group=aws.message_group)
+    assert len(aws.batch_response(batch, event)["batchItemFailures"]) == 2
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(0.5):
+            await each(work, event["Records"])
+    assert len(aws.batch_response(caught.value.report.batches[0], event)["batchItemFailures"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("record", "group"),
+    [({"attributes": {"MessageGroupId": "a"}}, "a"), ({"attributes": {}}, None), ({}, None)],
+)
+def test_the_group_of_a_message(record: Any, group: str | None) -> None:
+    """A FIFO queue's messages have one."""
+    assert aws.message_group(record) == group

@@ -1,0 +1,270 @@
+"""`each`: items worked off for as long as the next one fits."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deadline import DeadlineExceeded, critical, current, deadline, each
+from deadline._each import REMEMBERED, predicted
+from deadline.testing import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+unhurried = settings(deadline=None, derandomize=True, max_examples=300)
+
+
+async def sleep(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_what_fits_is_done_and_the_rest_is_not_begun(virtual_clock: object) -> None:
+    """The next item is begun if it is predicted to end before soft."""
+    async with deadline(10.0, margin=5.5):
+        batch = await each(sleep, [1.0] * 10)
+    assert [one.result for one in batch.done] == [1.0] * 4
+    assert batch.unprocessed == [1.0] * 6
+    assert batch.failed == []
+    assert now() == pytest.approx(4.0)
+    assert repr(batch) == "<Batch: 4 done, 0 failed, 6 unprocessed>"
+
+
+async def test_without_a_deadline_everything_is_done(virtual_clock: object) -> None:
+    """There is nothing to fit into."""
+    batch = await each(sleep, range(100))
+    assert len(batch.done) == 100
+
+
+async def test_a_failing_item_does_not_stop_the_rest(virtual_clock: object) -> None:
+    """A poison item is `failed`, with its error."""
+
+    async def work(item: int) -> int:
+        if item == 2:
+            raise LookupError("poison")
+        return item
+
+    batch = await each(work, range(5))
+    assert [one.item for one in batch.done] == [0, 1, 3, 4]
+    ((item, error),) = batch.failed
+    assert item == 2
+    assert isinstance(error, LookupError)
+    assert batch.report == ((0, 1, 3, 4), (2,), ())
+
+
+async def test_so_many_at_once_and_still_in_order(virtual_clock: object) -> None:
+    """`limit` items run at a time; the lists keep the order in which items were given."""
+    running, most = 0, 0
+
+    async def work(seconds: float) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(seconds)
+        running -= 1
+
+    batch = await each(work, [3.0, 1.0, 2.0, 1.0, 1.0], limit=3)
+    assert most == 3
+    assert [one.item for one in batch.done] == [3.0, 1.0, 2.0, 1.0, 1.0]
+    assert now() == pytest.approx(3.0)
+
+
+async def test_a_cut_leaves_its_account_in_the_report(virtual_clock: object) -> None:
+    """An item slower than all before it may be cut; the report says which were done."""
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(4.0, margin=1.0):
+            await each(sleep, [0.5, 0.5, 9.0, 0.5])
+    (report,) = caught.value.report.batches
+    assert report == ((0, 1), (), (2, 3))
+    assert "batch: 2 done, 0 failed, 2 unprocessed" in caught.value.report.render()
+    assert caught.value.report.to_dict()["batches"] == [{"done": [0, 1], "failed": [], "unprocessed": [2, 3]}]
+
+
+async def test_needs_is_a_floor_for_the_prediction(virtual_clock: object) -> None:
+    """With nothing known an item is tried, if what it needs at least fits."""
+    async with deadline(1.0):
+        assert len((await each(sleep, [0.1], needs=2.0)).unprocessed) == 1
+        assert len((await each(sleep, [0.1])).done) == 1
+
+
+async def test_a_refused_item_is_unprocessed_and_the_last(virtual_clock: object) -> None:
+    """A refusal for want of time says that no other will fit either."""
+
+    async def work(item: int) -> int:
+        dl = current()
+        assert dl is not None
+        if item == 1:
+            raise dl.refusal("no time")
+        return item
+
+    async with deadline(5.0):
+        batch = await each(work, range(4))
+    assert batch.report == ((0,), (), (1, 2, 3))
+
+
+async def test_an_open_section_gives_no_more_time_than_it_holds(virtual_clock: object) -> None:
+    """Inside of a critical section what is left is what the section has."""
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(5.2, margin=4.0), critical("all"):
+            batch = await each(sleep, [1.0] * 9)
+    assert len(batch.done) == 3
+
+
+# --- sources ----------------------------------------------------------------------------------------------
+
+
+async def test_an_asynchronous_source(virtual_clock: object) -> None:
+    """What was not fetched stays in it."""
+
+    async def numbers() -> AsyncIterator[float]:
+        for _ in range(100):
+            yield 1.0
+
+    source = numbers()
+    async with deadline(3.5):
+        batch = await each(sleep, source, limit=2)
+    assert len(batch.done) == 6
+    assert batch.unprocessed == []
+    assert len([one async for one in source]) == 94
+
+
+async def test_an_endless_iterator_is_left_where_it_is(virtual_clock: object) -> None:
+    """One that can be read once only keeps what was not fetched."""
+    source = itertools.count()
+
+    async def work(_: int) -> None:
+        await asyncio.sleep(1.0)
+
+    async with deadline(3.5):
+        batch = await each(work, source)
+    assert [one.item for one in batch.done] == [0, 1, 2]
+    assert next(source) == 3
+
+
+# --- groups -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_groups_keep_their_order_and_stop_at_a_failure(virtual_clock: object, limit: int) -> None:
+    """One at a time in a group; the first that fails leaves the rest of its group; others go on."""
+    began: list[str] = []
+    busy: set[str] = set()
+
+    async def work(item: str) -> None:
+        assert item[0] not in busy
+        busy.add(item[0])
+        began.append(item)
+        await asyncio.sleep(1.0)
+        busy.discard(item[0])
+        if item == "a2":
+            raise LookupError("poison")
+
+    items = ["a1", "a2", "b1", "a3", "b2", "c1", "a4"]
+    batch = await each(work, items, limit, group=lambda item: item[0])
+    assert [one.item for one in batch.done] == ["a1", "b1", "b2", "c1"]
+    assert [one.item for one in batch.failed] == ["a2"]
+    assert batch.unprocessed == ["a3", "a4"]
+    assert [item for item in began if item[0] == "a"] == ["a1", "a2"]
+
+
+async def test_no_group_is_no_order(virtual_clock: object) -> None:
+    """`None` belongs to no group."""
+    batch = await each(sleep, [1.0] * 4, 4, group=lambda _: None)
+    assert len(batch.done) == 4
+    assert now() == pytest.approx(1.0)
+
+
+# --- the prediction ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [([], 0.0), ([2.0], 2.0), ([1.0, 3.0, 2.0], 3.0), ([1.0] * 19 + [9.0], 9.0), ([1.0] * 63 + [9.0], 1.0)],
+)
+def test_the_prediction(costs: list[float], expected: float) -> None:
+    """The highest of a few, the 95th percentile of many: one slow item does not stop a batch for good."""
+    assert predicted(costs) == expected
+    assert len(costs) <= REMEMBERED
+
+
+@unhurried
+@given(
+    seed=st.integers(0, 2**16),
+    budget=st.floats(0.5, 5.0),
+    limit=st.integers(1, 5),
+    mean=st.floats(0.01, 0.2),
+)
+def test_nothing_is_lost_and_nothing_twice(seed: int, budget: float, limit: int, mean: float) -> None:
+    """Whatever items cost, each is in exactly one list or was cut, and the lists are in order."""
+    chance = random.Random(seed)
+    costs = [chance.expovariate(1 / mean) for _ in range(60)]
+    began: list[int] = []
+
+    async def work(position: int) -> int:
+        began.append(position)
+        await asyncio.sleep(costs[position])
+        return position
+
+    async def run() -> Any:
+        try:
+            async with deadline(2 * budget, margin=budget):
+                return (await each(work, range(60), limit)).report
+        except DeadlineExceeded as exceeded:
+            return exceeded.report.batches[0]
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        report = runner.run(run())
+    assert sorted([*report.done, *report.failed, *report.unprocessed]) == list(range(60))
+    assert list(report.done) == sorted(report.done)
+    assert len(began) == len(set(began))
+    assert set(report.done) <= set(began)
+
+
+def test_work_done_is_nearly_all_that_the_budget_allows() -> None:
+    """A hundred items of random cost, many times over: nine tenths of what fits, seldom cut."""
+
+    async def run(seed: int) -> tuple[float, bool]:
+        chance = random.Random(seed)
+        costs = [chance.uniform(0.01, 0.06) for _ in range(100)]
+        try:
+            async with deadline(2.5, margin=0.5):
+                batch = await each(lambda position: sleep(costs[position]), range(100))
+        except DeadlineExceeded as exceeded:
+            return sum(costs[position] for position in exceeded.report.batches[0].done), True
+        return sum(one.result for one in batch.done), False
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runs = [runner.run(run(seed)) for seed in range(100)]
+    assert sum(work for work, _ in runs) / len(runs) >= 0.95 * 2.0
+    assert sum(cut for _, cut in runs) <= 10
+
+
+_each: Any = each
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _each(sleep, 5), r"items: expected an iterable"),
+        (lambda: _each(sleep, [], 0), r"limit: 0 would work nothing off"),
+        (lambda: _each(sleep, [], 1.5), r"limit: expected a whole number, got 1.5"),
+        (lambda: _each(sleep, [], limit=True), r"limit: expected a whole number, got True"),
+        (lambda: _each(sleep, [], needs=math.nan), r"needs: NaN"),
+    ],
+)
+async def test_bad_input_is_refused_by_name(make: Callable[[], Any], message: str) -> None:
+    """Before anything is begun."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        await make()
