@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
@@ -85,8 +86,8 @@ def summary(results: Sequence[Invocation]) -> str:
     """Return how many invocations ended how, and how long they took."""
     counts = {status: sum(result.status == status for result in results) for status in EXIT_CODES}
     ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    milliseconds = sorted(result.duration * 1000 for result in results)
-    median, slowest = milliseconds[len(milliseconds) // 2], milliseconds[-1]
+    milliseconds = [result.duration * 1000 for result in results]
+    median, slowest = statistics.median(milliseconds), max(milliseconds)
     return f"{len(results)} invocations: {ended}; median {median:.2f} ms, slowest {slowest:.2f} ms"
 
 

@@ -19,6 +19,7 @@ from deadline._sighting import Sighting
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+    from contextvars import Context
 
     from deadline._report import BatchReport, SectionReport, TaskReport
 
@@ -76,10 +77,16 @@ class Record:
 
     # What follows goes through the block's own objects: one that misbehaves must not save it from the cut.
 
-    def look(self, host: asyncio.Task[object], now: Callable[[], float], until: float) -> None:
+    def look(
+        self,
+        host: asyncio.Task[object],
+        belongs: Callable[[Context], bool],
+        now: Callable[[], float],
+        until: float,
+    ) -> None:
         """See what the host and the tasks that it waits for are doing."""
         try:
-            self._sighting = Sighting(host, now, until)
+            self._sighting = Sighting(host, belongs, now, until)
         except Exception:  # noqa: BLE001  # see above
             logger.exception("looking at %r failed: the report will not say what was awaited", host)
 

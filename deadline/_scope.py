@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
+    from deadline._margin import Shares
     from deadline._record import Closable
     from deadline._report import BatchReport, Report, SectionReport, Step
 
@@ -307,7 +308,7 @@ class Deadline:
         """Look at the tasks while there is time to (the timer calls this shortly before the instant)."""
         early = self._clock.early
         until = self.wakes_at - early / 8 if early else math.inf
-        self.record().look(self._task, self._clock.now, until)
+        self.record().look(self._task, self._covers, self._clock.now, until)
 
     def due(self) -> None:
         """Cut the block, unless the expiry is an ancestor's (the timer calls this at the instant)."""
@@ -453,7 +454,7 @@ class Deadline:
         delivery = getattr(self._scope, "_cancel_handle", None)
         if delivery is not None:
             delivery.cancel()
-        record.look(self._task, self._clock.now, math.inf)
+        record.look(self._task, self._covers, self._clock.now, math.inf)
         exceeded = self._exceeded(now)
         exceeded.report  # noqa: B018  # made now: what is still running will be gone
         await record.close_resources()
@@ -504,6 +505,10 @@ class Deadline:
         """Remember a batch, here and in every deadline around."""
         for dl in (self, *self._around()):
             dl.record().batches.append(report)
+
+    def shares(self) -> Shares:
+        """Who gets which share of the margin, or of what was left of it on entry."""
+        return shares(max(self.unheld_soft, self._entered), self.hard)
 
     @property
     def unheld_soft(self) -> float:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import itertools
 import sys
 from collections import deque
 from contextvars import Context
@@ -110,6 +111,7 @@ class Sighting:
 
     Args:
         host: The task that entered the deadline.
+        belongs: Tells by a task's context whether it was started inside of the deadline.
         now: Reads the clock.
         until: When to stop looking at further tasks, on that clock. The host and the first few are
             always looked at.
@@ -117,12 +119,20 @@ class Sighting:
 
     __slots__ = ("_host", "_others")
 
-    def __init__(self, host: asyncio.Task[Any], now: Callable[[], float], until: float) -> None:
+    def __init__(
+        self,
+        host: asyncio.Task[Any],
+        belongs: Callable[[Context], bool],
+        now: Callable[[], float],
+        until: float,
+    ) -> None:
         self._others: list[tuple[asyncio.Task[Any], _Sighted]] = []
         seen: set[Any] = {host}
         chain, below = _look(host, further=True)
         self._host = _Sighted(host, chain, now(), host=True)
-        queue = deque(below)
+        # Behind a queue, as in managed transfers, tasks hang off nothing that is awaited. Calls are known.
+        calling = (task for task in list(calls) if task is not host and belongs(context_of(task)))
+        queue = deque(itertools.chain(below, itertools.islice(calling, MOST_TASKS)))
         while queue and len(seen) < MOST_TASKS and (len(self._others) < LEAST_TASKS or now() < until):
             task = queue.popleft()
             if task in seen or task.done():

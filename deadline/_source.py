@@ -58,14 +58,18 @@ class DefaultMargin(NamedTuple):
     Attributes:
         most: So many,
         share: but at most this share of what is left.
+        anywhere: Whether for every source, and not for a Lambda context alone.
     """
 
     most: float
     share: float
+    anywhere: bool = False
 
     def of(self, source: Checked, left: float) -> float:
         """The margin for a source that ends in `left` seconds."""
-        return 0.0 if isinstance(source, _NO_CONTEXTS) else max(0.0, min(self.most, left * self.share))
+        if isinstance(source, _NO_CONTEXTS) and not self.anywhere:
+            return 0.0
+        return max(0.0, min(self.most, left * self.share))
 
 
 DEFAULT_MARGIN: Final = DefaultMargin(1.0, 1 / 2)

@@ -69,7 +69,7 @@ def _source(event: Any) -> str | None:
         source: str = event["Records"][0]["eventSource"]
     except (KeyError, IndexError, TypeError):
         return None
-    return source
+    return source if isinstance(source, str) else None
 
 
 def loses_work(event: Any, answer: Any) -> bool:

@@ -14,7 +14,7 @@ import asyncio
 import atexit
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from deadline._events import emit
 
@@ -32,6 +32,16 @@ CLOSING: Final = 1.0
 the environment is killed, unless an extension asks for a shutdown phase of at most 2 s."""
 
 
+class _Ready(asyncio.Future[Any]):
+    """What a lifespan gave, in time; a report that sees it awaited looks at the lifespan's task."""
+
+    waited_for: asyncio.Task[None]
+
+    @property
+    def _children(self) -> tuple[asyncio.Task[None], ...]:
+        return (self.waited_for,)
+
+
 class Lifespan:
     """A context manager that is entered once and stays open.
 
@@ -44,7 +54,7 @@ class Lifespan:
         self._factory = factory
         self._context = context
         self._task: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[Any]
+        self._ready: _Ready
         self._leave: asyncio.Event
 
     async def resources(self) -> Any:
@@ -54,22 +64,23 @@ class Lifespan:
         """
         if self._task is None or self._task.done():
             loop = asyncio.get_running_loop()
-            self._ready = loop.create_future()
+            self._ready = _Ready(loop=loop)
             self._leave = asyncio.Event()
             self._task = loop.create_task(self._live(), name="lifespan", context=self._context)
-        if self._ready.done():
-            return self._ready.result()
-        try:
-            return await asyncio.shield(self._ready)
-        except asyncio.CancelledError:
-            if not self._ready.done():
-                self._task.cancel()
-            raise
+            self._ready.waited_for = self._task
+        if not self._ready.done():
+            try:
+                await asyncio.wait((self._ready,))
+            except asyncio.CancelledError:
+                if not self._ready.done():
+                    self._task.cancel()
+                raise
+        return self._ready.result()
 
     async def _live(self) -> None:
         ready = self._ready
         try:
-            async with self._factory() as resources:
+            async with _checked(self._factory()) as resources:
                 if not ready.done():
                     ready.set_result(resources)
                 await self._leave.wait()
@@ -90,6 +101,15 @@ class Lifespan:
             self._task.cancel()
         self._leave.set()
         await asyncio.wait([self._task], timeout=CLOSING)
+
+
+def _checked(made: Any) -> AbstractAsyncContextManager[Any]:
+    if not hasattr(made, "__aenter__"):
+        raise TypeError(
+            f"lifespan: it gave {made!r}, which is no async context manager; put "
+            "@contextlib.asynccontextmanager above an `async def` with one `yield`"
+        )
+    return cast("AbstractAsyncContextManager[Any]", made)
 
 
 def _wrapped(error: BaseException) -> BaseException:
@@ -126,11 +146,11 @@ class Environment:
         Raises:
             RuntimeError: A loop is running in this thread already.
         """
-        if asyncio._get_running_loop() is not None:  # noqa: SLF001  # the public one raises
+        if asyncio._get_running_loop() is not None or self.loop.is_running():  # noqa: SLF001  # else it raises
             work.close()
             raise RuntimeError(
-                "a handler was called inside of a running event loop; there, write "
-                "`await function.invoke(event, context)`"
+                "a handler was called while an invocation was running, or inside of an event loop; there, "
+                "write `await function.invoke(event, context)`"
             )
         task = self.loop.create_task(work)
         while True:

@@ -20,6 +20,7 @@ LONGEST: Final = 16_000
 """Characters of a message; the payload of an asynchronous invocation's failure record has 256 KB for all."""
 
 _DEEPEST: Final = 8
+_NO_MESSAGE: Final = "(its message could not be made"
 _OUR_WAY: Final = ("asyncio.", "deadline.aws.")
 
 
@@ -37,7 +38,7 @@ def told(error: BaseException) -> Exception:
     """
     kind = type(error)
     message = "\n".join(_lines(error))[:LONGEST]
-    if isinstance(error, Exception) and message == str(error):
+    if isinstance(error, Exception) and message == _text(error) and not message.startswith(_NO_MESSAGE):
         return error
     base = kind if isinstance(error, Exception) else Escaped
     named = type(
@@ -75,9 +76,11 @@ def _lines(error: BaseException, depth: int = 0, seen: frozenset[int] = frozense
     inner: list[tuple[str, BaseException]] = []
     if isinstance(error, BaseExceptionGroup):
         inner += [("", member) for member in error.exceptions]
-    # A cut is raised from the cancellation that made it, which says nothing.
-    if error.__cause__ is not None and not isinstance(error.__cause__, asyncio.CancelledError):
-        inner.append(("caused by ", error.__cause__))
+    cause = error.__cause__
+    while isinstance(cause, asyncio.CancelledError):  # what a cut is raised from says nothing
+        cause = cause.__cause__
+    if cause is not None:
+        inner.append(("caused by ", cause))
     for role, one in inner:
         if id(one) in seen:
             continue
@@ -90,4 +93,4 @@ def _text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as broken:  # noqa: BLE001  # an error's own code may be what is wrong
-        return f"(its message could not be made: {broken!r})"
+        return f"{_NO_MESSAGE}: {broken!r})"

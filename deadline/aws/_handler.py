@@ -31,7 +31,7 @@ Response_co = TypeVar("Response_co", covariant=True)
 Resources = TypeVar("Resources")
 Mitigation = TypeVar("Mitigation", bound="Callable[..., Awaitable[Any]]")
 
-DEFAULT_MARGIN: Final = DefaultMargin(0.5, 1 / 4)
+DEFAULT_MARGIN: Final = DefaultMargin(0.5, 1 / 4, anywhere=True)
 """Smaller than a scope's, so that an inner `deadline(context)` comes first and is the one that acts."""
 
 _UNSET: Final[Any] = object()
@@ -108,6 +108,8 @@ class Plan:
 
     async def invoke(self, event: Any, context: Any = None, /, *, resources: Any = _UNSET) -> Any:
         """An invocation by a test, on the running loop."""
+        if self.lifespan is None and resources is not _UNSET:
+            raise TypeError(f"resources: {self.name} has no lifespan and takes none; leave them out")
         async with contextlib.AsyncExitStack() as stack:
 
             async def given() -> tuple[Any, ...]:
@@ -124,6 +126,10 @@ class Plan:
     def register(self, mitigation: Any, /) -> Any:
         """Have `mitigation` run when the time is up."""
         _check_function(mitigation, "on_exceeded", 3 if self.lifespan is None else 4)
+        if self.mitigation is not None:
+            raise RuntimeError(
+                f"on_exceeded: {self.name} has {self.mitigation.__qualname__} already; one answers for all"
+            )
         self.mitigation = mitigation
         return mitigation
 
@@ -144,6 +150,8 @@ class Plan:
         error = outcome.error
         if error is None:
             return outcome.value
+        if isinstance(error, KeyboardInterrupt) and "AWS_LAMBDA_RUNTIME_API" not in os.environ:
+            raise error  # somebody at a keyboard wants out
         failure = told(error)
         if failure is error:
             raise error
@@ -234,11 +242,13 @@ def handler(
         TypeError, ValueError: An argument is wrong; the message names it.
     """
     check_name_and_error(name, error)
-    margin_of = checked_margin(margin, default=_default_margin())
+    _check_lifespan(lifespan)
+    margin_of = checked_margin(margin, default=_default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
 
     def make(function: Callable[..., Awaitable[Any]]) -> Any:
         _check_function(function, "function", 2 if lifespan is None else 3)
-        plan = Plan(function, margin_of, name or function.__name__, error, lifespan)
+        called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
+        plan = Plan(function, margin_of, name or called, error, lifespan)
         if eager and _initialises_here():
             environment().run(plan.resources())
         return _lambda_function(plan)
@@ -258,13 +268,13 @@ def _lambda_function(plan: Plan) -> Any:
     return made
 
 
-def _default_margin() -> DefaultMargin:
+@functools.cache  # nonsense is said once, not by each handler
+def _default_margin(text: str) -> DefaultMargin:
     """The operator's, or ours."""
-    text = os.environ.get("DEADLINE_MARGIN", "").strip()
     if not text:
         return DEFAULT_MARGIN
     try:
-        return DefaultMargin(seconds(float(text), "DEADLINE_MARGIN"), 1 / 2)
+        return DefaultMargin(seconds(float(text), "DEADLINE_MARGIN"), 1 / 2, anywhere=True)
     except ValueError as error:
         logger.warning("DEADLINE_MARGIN=%r is no number of seconds, 0.5 is used: %s", text, error)
         return DEFAULT_MARGIN
@@ -288,7 +298,23 @@ def _check_function(function: Any, argument: str, takes: int) -> None:
     try:
         inspect.signature(function).bind(*range(takes))
     except TypeError as error:
+        given = ", ".join(_ARGUMENTS[argument][:takes])
+        name = getattr(function, "__qualname__", function)
         raise TypeError(
-            f"{argument}: {function.__qualname__} is called with {takes} arguments, and {error}; "
-            "a lifespan's resources are the last one"
+            f"{argument}: {name} is called with ({given}), and {error}; of a class, decorate a bound method"
         ) from None
+
+
+_ARGUMENTS: Final = {
+    "function": ("event", "context", "resources"),
+    "on_exceeded": ("exceeded", "event", "context", "resources"),
+}
+
+
+def _check_lifespan(lifespan: Any) -> None:
+    if lifespan is None or (callable(lifespan) and not inspect.isasyncgenfunction(lifespan)):
+        return
+    raise TypeError(
+        f"lifespan: expected a function that gives an async context manager, got {lifespan!r}; put "
+        "@contextlib.asynccontextmanager above an `async def` with one `yield`, and pass the function itself"
+    )

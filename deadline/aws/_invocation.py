@@ -28,7 +28,6 @@ from weakref import WeakSet
 
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit
-from deadline._margin import shares
 from deadline._scope import TIE, Deadline
 from deadline._sighting import context_of
 from deadline._source import checked
@@ -100,9 +99,8 @@ class Invocation:
             outcome = await self._work(self._body(), self._leaves_body)
             if outcome is None:
                 return await self._exceeded(await self._leave_behind())
-            if isinstance(outcome.error, DeadlineExceeded) and self._is_ours(outcome.error):
-                return await self._exceeded(outcome.error)
-            return outcome
+            exceeded = self._ours(outcome.error)
+            return outcome if exceeded is None else await self._exceeded(exceeded)
         finally:
             sys.set_asyncgen_hooks(*hooks)
             await self._drain()
@@ -121,14 +119,21 @@ class Invocation:
             return await self._plan.function(self._event, self._context, *self._given)
 
     def _leaves_body(self) -> float:
-        dl = self._deadline
-        if math.isnan(dl.soft):  # not entered: a deadline around it, of whoever called `invoke`, is past
+        if math.isnan(self._deadline.soft):  # not entered: one around it, of whoever called `invoke`, is past
             return math.inf
-        return shares(dl.soft, dl.hard).unwinding
+        return self._deadline.shares().unwinding
 
-    def _is_ours(self, exceeded: DeadlineExceeded) -> bool:
-        """Whether the invocation's time is up: by this deadline, or by one inside with the same end."""
-        return exceeded.deadline is not None and exceeded.deadline.hard >= self._deadline.hard - TIE
+    def _ours(self, error: BaseException | None) -> DeadlineExceeded | None:
+        """What says that the invocation's time is up: by this deadline, or by one inside with the same end.
+
+        A task group hands it on in a group of its own; beside another error it is that error's turn.
+        """
+        if isinstance(error, BaseExceptionGroup):
+            found = [self._ours(one) for one in error.exceptions]
+            return found[0] if all(found) else None
+        if not isinstance(error, DeadlineExceeded) or error.deadline is None:
+            return None
+        return error if error.deadline.hard >= self._deadline.hard - TIE else None
 
     async def _leave_behind(self) -> DeadlineExceeded:
         exceeded = await self._deadline.give_up()
@@ -152,24 +157,25 @@ class Invocation:
             logging.WARNING,
             function=plan.name,
             request_id=getattr(self._context, "aws_request_id", None),
-            mitigated=plan.mitigation is not None,
+            on_exceeded=plan.mitigation is not None,
             report=exceeded.report.render(),
         )
         if plan.mitigation is None:
             return Outcome(None, exceeded)
-        ends = shares(dl.soft, dl.hard).mitigation
+        ends = dl.shares().mitigation
         grace = exceeded.grace(reserve=dl.hard - ends)
         outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.hard) / 2)
         if outcome is None:
             self.stuck |= bool(await abandon(self._unfinished()))
         if outcome is None or _is_cut_of(grace, outcome.error):
-            exceeded.add_note("on_exceeded did not end in time")
+            began = outcome is None or getattr(outcome.error, "started", True)
+            exceeded.add_note(f"on_exceeded {'did not end in time' if began else 'had no time to begin'}")
             return Outcome(None, exceeded)
         if outcome.error is None and not plan.warned and loses_work(self._event, outcome.value):
             plan.warned = True
             emit("aws.work_lost", logging.WARNING, function=plan.name, fix="`raise exceeded` in on_exceeded")
-        if outcome.error not in {None, exceeded} and outcome.error.__cause__ is None:
-            outcome.error.__cause__ = exceeded
+        if outcome.error is not None:
+            _add_cause(outcome.error, exceeded)
         return outcome
 
     async def _mitigation(self, grace: Deadline, exceeded: DeadlineExceeded) -> Any:
@@ -191,7 +197,9 @@ class Invocation:
             How it ended; `None` if it has not.
         """
         loop = asyncio.get_running_loop()
-        worker = self._worker = loop.create_task(_outcome(work), context=self._outer.copy())
+        worker = self._worker = loop.create_task(
+            _outcome(work), name=self._plan.name, context=self._outer.copy()
+        )
         await asyncio.sleep(0)  # it enters its deadline
         while not worker.done():
             left = leave_at() - loop.time()
@@ -226,8 +234,9 @@ class Invocation:
         if tasks:
             # What closes a forgotten generator is a task as well, and not one that anybody left.
             left = [task for task in tasks if inspect.iscoroutine(task.get_coro())]
-            if left:
-                emit("aws.left_running", logging.WARNING, function=self._plan.name, tasks=_names(left))
+            named = [task for task in left if task is not self._worker]  # whoever called `invoke` gave up
+            if named:
+                emit("aws.left_running", logging.WARNING, function=self._plan.name, tasks=_names(named))
             for task in left:
                 task.cancel()
             _, stubborn = await asyncio.wait(tasks, timeout=self._draining())
@@ -245,12 +254,25 @@ class Invocation:
         return DRAINING if math.isnan(left) else min(DRAINING, max(0.0, left / 2))
 
 
+def _add_cause(error: BaseException, cause: BaseException) -> None:
+    """Make `cause` the first of what led to `error`, if it is not among it."""
+    chain = [error]
+    while chain[-1].__cause__ is not None and chain[-1].__cause__ not in chain:
+        chain.append(chain[-1].__cause__)
+    if cause not in chain and chain[-1].__cause__ is None:
+        chain[-1].__cause__ = cause
+
+
 def _is_cut_of(dl: Deadline, error: BaseException | None) -> bool:
     return isinstance(error, DeadlineExceeded) and error.deadline is dl
 
 
 def _names(tasks: list[asyncio.Task[Any]]) -> str:
     """The tasks' names and functions, a few of them."""
-    names = [f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', '?')})" for task in tasks]
+    names = [
+        task.get_name() + ("" if name == _outcome.__qualname__ else f" ({name})")
+        for task in tasks
+        for name in (getattr(task.get_coro(), "__qualname__", "?"),)
+    ]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

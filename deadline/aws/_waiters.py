@@ -34,7 +34,8 @@ async def _wait(wait: Callable[..., Awaitable[Any]], model: Any, **kwargs: Any) 
         return await wait(**kwargs)
     config = kwargs.pop("WaiterConfig", {})
     configured = config.get("MaxAttempts", model.max_attempts)
-    fit = polls(dl.remaining(), config.get("Delay", model.delay), current_limits() or Limits())
+    delay = config.get("Delay", model.delay)
+    fit = polls(dl.remaining(), delay, current_limits() or Limits())
     if fit >= configured:
         return await wait(**kwargs, WaiterConfig=config)
     try:
@@ -43,4 +44,7 @@ async def _wait(wait: Callable[..., Awaitable[Any]], model: Any, **kwargs: Any) 
         if not error.kwargs["reason"].startswith("Max attempts exceeded"):
             raise
         emit("aws.wait_refused", logging.INFO, waiter=error.kwargs["name"], left=dl.remaining())
-        raise dl.refusal(f"the waiter {error.kwargs['name']} has no time for another poll") from error
+        raise dl.refusal(
+            f"the waiter {error.kwargs['name']} has no time for another poll after {delay} s "
+            "(WaiterConfig={'Delay': ...} sets others)"
+        ) from error

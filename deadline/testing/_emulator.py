@@ -304,7 +304,7 @@ def _checked_handler(handler: str, path: str) -> str:
     module = re.split("[./]", handler)[0]
     if importlib.machinery.PathFinder.find_spec(module, [path, *sys.path]) is None:
         raise ValueError(
-            f"handler names the module {module!r}, which is not in {path}: set path to its folder"
+            f"handler names the module {module!r}, which is not in {path}; set path to its folder or cd there"
         )
     return handler
 

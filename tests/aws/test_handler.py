@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -111,9 +112,12 @@ async def test_without_a_context_there_is_no_limit(virtual_clock: VirtualClock) 
         await asyncio.sleep(3600)
         return remaining()
 
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return exceeded.margin
+
     assert await f.invoke({}) == float("inf")
-    with pytest.raises(DeadlineExceeded):
-        await f.invoke({}, 5.0)
+    assert await f.invoke({}, 5.0) == pytest.approx(0.5)
 
 
 # --- expiry -----------------------------------------------------------------------------------------------
@@ -193,6 +197,57 @@ async def test_a_mitigation_that_raises_tells_both(virtual_clock: VirtualClock) 
     assert type(caught.value).__name__ == "LookupError"
 
 
+async def test_a_mitigation_that_raises_from_something_tells_both(virtual_clock: VirtualClock) -> None:
+    """The deadline is the first of the causes, behind those that it has."""
+
+    @aws.handler
+    async def f(event: Any, context: Any) -> Any:
+        await asyncio.sleep(9)
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> None:
+        if event == "timeout":
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(9)
+        raise ValueError("own") from KeyError("k")
+
+    both = "(?s)own.*caused by KeyError: 'k'.*caused by DeadlineExceeded: deadline 'f'"
+    with pytest.raises(ValueError, match=both):
+        await f.invoke({}, FakeContext(3.0))
+    with pytest.raises(TimeoutError, match="caused by DeadlineExceeded: deadline 'f'"):
+        await f.invoke("timeout", FakeContext(3.0))
+
+
+@pytest.mark.parametrize("source", [0.5, 0.0])
+async def test_a_mitigation_without_time_says_so(virtual_clock: VirtualClock, source: float) -> None:
+    """It was not cut, it had no time to begin."""
+
+    @aws.handler(margin=0.0)
+    async def f(event: Any, context: Any) -> Any:
+        await asyncio.sleep(9)
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> None:
+        raise AssertionError
+
+    with pytest.raises(DeadlineExceeded, match="on_exceeded had no time to begin"):
+        await f.invoke({}, FakeContext(source))
+
+
+async def test_of_a_margin_that_is_not_left_the_rest_is_shared(virtual_clock: VirtualClock) -> None:
+    """With a margin of 50 s and one second left, the response keeps a twentieth of the second."""
+
+    @aws.handler(margin=50.0)
+    async def f(event: Any, context: Any) -> Any:
+        raise AssertionError
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> float:
+        return remaining()
+
+    assert await f.invoke({}, FakeContext(1.001)) == pytest.approx(0.95, abs=0.002)
+
+
 @pytest.mark.parametrize("how", ["waits", "swallows", "shields"])
 async def test_a_mitigation_that_overruns_is_cut(virtual_clock: VirtualClock, how: str) -> None:
     """It has all but the last twentieth of the margin; then the invocation fails with both told."""
@@ -235,6 +290,43 @@ async def test_an_inner_deadline_of_the_same_end_is_the_invocations(virtual_cloc
     assert await f.invoke("context", FakeContext(3.0)) == "1.0"
     with pytest.raises(DeadlineExceeded):
         await f.invoke("short", FakeContext(3.0))
+
+
+@pytest.mark.parametrize("group", ["asyncio", "anyio"])
+async def test_what_comes_out_of_a_task_group_is_mitigated(virtual_clock: VirtualClock, group: str) -> None:
+    """A group wraps what its children raise; beside a real error it is that error's turn."""
+
+    async def child(context: FakeContext) -> None:
+        async with deadline(context):
+            await asyncio.sleep(9)
+
+    async def fail() -> None:
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            raise LookupError("beside") from None
+
+    @aws.handler
+    async def f(event: Any, context: FakeContext) -> Any:
+        if group == "asyncio":
+            async with asyncio.TaskGroup() as native:
+                native.create_task(child(context))
+                if event:
+                    native.create_task(fail())
+        else:
+            async with anyio.create_task_group() as theirs:
+                theirs.start_soon(child, context)
+                if event:
+                    theirs.start_soon(fail)
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return "mitigated"
+
+    assert await f.invoke(None, FakeContext(3.0)) == "mitigated"
+    with pytest.raises(ExceptionGroup) as caught:
+        await f.invoke("fail", FakeContext(3.0))
+    assert "LookupError: beside" in str(caught.value)
 
 
 async def test_a_refusal_is_mitigated(virtual_clock: VirtualClock) -> None:
@@ -537,8 +629,11 @@ ESCAPING = [
 @pytest.mark.parametrize(("error", "name", "message"), ESCAPING, ids=lambda value: str(value)[:20])
 @pytest.mark.parametrize("where", ["body", "task", "mitigation"])
 @pytest.mark.slow
-def test_nothing_but_an_exception_leaves(error: BaseException, name: str, message: str, where: str) -> None:
+def test_nothing_but_an_exception_leaves(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, name: str, message: str, where: str
+) -> None:
     """Under its own name, with all of it in the message; the next invocations are right."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9")
 
     async def fail() -> None:
         raise error
@@ -565,6 +660,17 @@ def test_nothing_but_an_exception_leaves(error: BaseException, name: str, messag
         assert echo(number, FakeContext(3.0)) == number
     error.__cause__ = None
     gc.collect()  # a task's SystemExit that nobody took is told by the loop, here and not later
+
+
+def test_a_keyboard_interrupt_gets_out_where_there_is_a_keyboard() -> None:
+    """Outside of Lambda, Ctrl-C is meant for the program."""
+
+    @aws.handler
+    async def f(event: Any, context: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        f({}, FakeContext(3.0))
 
 
 def test_a_tasks_exit_that_nobody_awaits_ends_the_invocation() -> None:
@@ -749,6 +855,102 @@ def test_a_lifespan_that_takes_too_long_is_cut() -> None:
     assert entered == ["begun", "cut", "begun"]
 
 
+async def test_the_report_looks_into_a_lifespan(virtual_clock: VirtualClock) -> None:
+    """A cold start that hangs is told by where it hangs."""
+
+    @asynccontextmanager
+    async def clients() -> AsyncIterator[str]:
+        await asyncio.sleep(99)
+        yield "clients"
+
+    @aws.handler(lifespan=clients)
+    async def f(event: Any, context: Any, resources: str) -> Any:
+        return resources
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any, resources: Any) -> Any:
+        return [link.function for task in exceeded.report.tasks for link in task.awaiting]
+
+    assert any("clients" in function for function in await f.invoke({}, FakeContext(3.0)))
+
+
+@pytest.mark.parametrize(
+    "lifespan", [3, "clients", contextlib.nullcontext()], ids=["number", "text", "called"]
+)
+def test_what_is_no_lifespan_is_refused_where_it_is_written(lifespan: Any) -> None:
+    """The message says what to put above which function."""
+    with pytest.raises(TypeError, match="lifespan: expected a function that gives an async context manager"):
+        aws.handler(lifespan=lifespan)
+
+
+async def test_a_lifespan_without_its_decorator_is_refused() -> None:
+    """A bare generator where it is written, another context manager when it is entered."""
+
+    async def bare() -> AsyncIterator[None]:
+        yield
+
+    with pytest.raises(TypeError, match="asynccontextmanager above"):
+        aws.handler(lifespan=bare)  # type: ignore[arg-type]
+    made: Any = lambda: contextlib.closing(None)  # type: ignore[type-var] # noqa: E731
+
+    @aws.handler(lifespan=made)
+    async def f(event: Any, context: Any, resources: Any) -> Any: ...
+
+    with pytest.raises(TypeError, match="which is no async context manager"):
+        await f.invoke({}, FakeContext(3.0))
+
+
+async def test_resources_without_a_lifespan_are_refused() -> None:
+    """They would be dropped in silence."""
+    with pytest.raises(TypeError, match="resources: echo has no lifespan"):
+        await echo.invoke({}, FakeContext(3.0), resources="clients")
+
+
+@pytest.mark.slow
+def test_a_second_thread_is_refused_before_anything_runs() -> None:
+    """A process has one loop, and one invocation at a time."""
+    ran: list[str] = []
+    began = threading.Event()
+
+    @aws.handler
+    async def f(event: str, context: Any) -> Any:
+        ran.append(event)
+        began.set()
+        await asyncio.sleep(0.5)
+
+    thread = threading.Thread(target=f, args=("first", FakeContext(30.0)))
+    thread.start()
+    began.wait(10)
+    with pytest.raises(RuntimeError, match="while an invocation was running"):
+        f("second", FakeContext(3.0))
+    thread.join()
+    assert ran == ["first"]
+
+
+async def test_a_partial_is_a_function() -> None:
+    """It has no name of its own."""
+
+    async def named(event: Any, context: Any, more: int) -> int:
+        return more
+
+    assert await aws.handler(functools.partial(named, more=4)).invoke({}, FakeContext(3.0)) == 4
+
+
+async def test_a_second_mitigation_is_refused() -> None:
+    """It would take the first one's place in silence."""
+
+    @aws.handler
+    async def f(event: Any, context: Any) -> Any: ...
+
+    @f.on_exceeded
+    async def first(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any: ...
+
+    with pytest.raises(RuntimeError, match="on_exceeded: f has .*first already"):
+
+        @f.on_exceeded
+        async def second(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any: ...
+
+
 async def test_invoke_takes_resources_or_enters_the_lifespan() -> None:
     """Given resources are used as they are; else the lifespan is entered and left for this invocation."""
     happened: list[str] = []
@@ -881,9 +1083,15 @@ _lifespan: Any = asynccontextmanager(None)  # type: ignore[arg-type]
         (lambda: _handler(margin=float("inf")), r"margin: inf leaves no time"),
         (lambda: _handler(error=ValueError), r"error: expected a subclass of DeadlineExceeded"),
         (lambda: _handler(name=3), r"name: expected a string"),
-        (lambda: _handler(lifespan=_lifespan)(_two), r"function: _two is called with 3 arguments"),
+        (
+            lambda: _handler(lifespan=_lifespan)(_two),
+            r"function: _two is called with \(event, context, resources\)",
+        ),
         (lambda: _handler(_two).on_exceeded(lambda *_: None), r"on_exceeded: expected an `async def`"),
-        (lambda: _handler(_two).on_exceeded(_two), r"on_exceeded: _two is called with 3 arguments"),
+        (
+            lambda: _handler(_two).on_exceeded(_two),
+            r"on_exceeded: _two is called with \(exceeded, event, con",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(make: Callable[[], Any], message: str) -> None:

@@ -41,7 +41,7 @@ def test_a_handler_without_module_or_function_is_refused(code: Path, handler: An
 
 def test_a_module_that_is_not_there_is_refused(code: Path) -> None:
     """It is told before anything starts, with the folder that was searched."""
-    with pytest.raises(ValueError, match=rf"handler names the module 'functoin', .* {code}: set path"):
+    with pytest.raises(ValueError, match=rf"handler names the module 'functoin', .* {code}; set path"):
         Emulator("functoin.f", path=code)
 
 
