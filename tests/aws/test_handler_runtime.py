@@ -85,7 +85,7 @@ def test_an_expiry_without_mitigation_is_an_error(run: Callable[..., Invocation]
     assert ended.error is not None
     assert ended.error.type == "DeadlineExceeded"
     assert "s allowed with a margin of 1.4" in ended.error.message
-    assert "awaiting in Task-" in ended.log
+    assert "awaiting in _work" in ended.log
     assert "functions.py:" in ended.log
     the_next_are_right(run, "plain")
 
