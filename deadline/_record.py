@@ -14,13 +14,14 @@ import anyio
 
 from deadline._events import logger
 from deadline._report import Report, new_steps
-from deadline._sighting import Sighting
+from deadline._sighting import Sighting, locate
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from deadline._report import TaskReport
+    from deadline._sighting import Position
 
 
 CLOSING: Final = 0.05
@@ -44,9 +45,10 @@ class Record:
     Attributes:
         steps: In the order in which they began.
         left_behind: What could not be cleaned up, in words.
+        blocked: The stack of what blocked the loop when it was interrupted, outermost first.
     """
 
-    __slots__ = ("_forgettable", "_held", "_sighting", "left_behind", "steps")
+    __slots__ = ("_forgettable", "_held", "_sighting", "blocked", "left_behind", "steps")
 
     def __init__(self) -> None:
         self._sighting: Sighting | None = None
@@ -54,6 +56,7 @@ class Record:
         self._forgettable: WeakSet[Closable] = WeakSet()
         self._held: list[Closable] = []
         self.left_behind: list[str] = []
+        self.blocked: list[Position] = []
 
     def opened(self, resource: Closable) -> None:
         """Remember something that the block has opened.
@@ -108,7 +111,18 @@ class Record:
         # A thread may begin a step meanwhile, here and below: iterate over a copy.
         cut = next((step.name for step in reversed(tuple(self.steps)) if step.status == "cut"), None)
         call = None if self._sighting is None else self._sighting.call()
-        return (f", cut in step {cut!r}" if cut else "") + (f", awaiting {call}" if call else "")
+        blocked = self.blocked_in()
+        return "".join(
+            [
+                f", cut in step {cut!r}" if cut else "",
+                f", awaiting {call}" if call else "",
+                f", blocked in {blocked}" if blocked else "",
+            ]
+        )
+
+    def blocked_in(self) -> str | None:
+        """Where the loop was blocked, in a few words."""
+        return str(locate(self.blocked[-1])) if self.blocked else None
 
     def report(
         self,
@@ -130,4 +144,5 @@ class Record:
             steps=tuple(step.report(entered, now) for step in tuple(self.steps)),
             left_running=left_running,
             left_behind=tuple(self.left_behind),
+            blocked=tuple(map(locate, self.blocked)),
         )

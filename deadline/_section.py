@@ -6,11 +6,14 @@ from asyncio import CancelledError
 from typing import TYPE_CHECKING, final
 
 from deadline._errors import DeadlineExceeded
+from deadline._interrupt import Interrupted
 from deadline._report import Step
 from deadline._scope import current
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+_CUTS = (CancelledError, DeadlineExceeded, Interrupted, GeneratorExit)  # the last one: closed
 
 
 @final
@@ -42,7 +45,9 @@ class NamedStep:
         self._step.ended = self._now()
         if exc is None:
             self._step.status = "done"
-        elif isinstance(exc, CancelledError | DeadlineExceeded | GeneratorExit):  # GeneratorExit: closed
+        elif isinstance(
+            exc, CancelledError | DeadlineExceeded | GeneratorExit | Interrupted
+        ):  # GeneratorExit: closed
             self._step.status = "cut"
         else:
             self._step.status = "failed"

@@ -13,6 +13,8 @@ import asyncio
 import traceback
 from typing import TYPE_CHECKING, Final
 
+from deadline._interrupt import Interrupted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -75,8 +77,8 @@ def _lines(error: BaseException, depth: int = 0, seen: frozenset[int] = frozense
     inner: list[tuple[str, BaseException]] = []
     if isinstance(error, BaseExceptionGroup):
         inner += [("", member) for member in error.exceptions]
-    # A cut is raised from the cancellation that made it, which says nothing.
-    if error.__cause__ is not None and not isinstance(error.__cause__, asyncio.CancelledError):
+    # A cut is raised from the cancellation or the interrupt that made it, which says nothing.
+    if error.__cause__ is not None and not isinstance(error.__cause__, asyncio.CancelledError | Interrupted):
         inner.append(("caused by ", error.__cause__))
     for role, one in inner:
         if id(one) in seen:

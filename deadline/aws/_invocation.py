@@ -34,6 +34,7 @@ from deadline._sighting import context_of
 from deadline._source import checked
 from deadline.aws._abandon import abandon
 from deadline.aws._batch_sources import loses_work
+from deadline.aws._guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -51,16 +52,6 @@ class Outcome(NamedTuple):
 
     value: Any
     error: BaseException | None
-
-
-async def _outcome(work: Coroutine[Any, Any, Any]) -> Outcome:
-    """Take what `work` raises for a value: a task that raises SystemExit stops the loop."""
-    try:
-        return Outcome(await work, None)
-    except GeneratorExit:
-        raise
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it is to be told
-        return Outcome(None, error)
 
 
 class Invocation:
@@ -84,12 +75,15 @@ class Invocation:
         self._context = context
         self._resources = resources
         self._given: tuple[Any, ...] = () if plan.lifespan is None else (None,)
-        self._deadline = Deadline(checked(context), plan.margin, plan.name, plan.error)
+        self._deadline = Deadline(
+            checked(context), plan.margin, plan.name, plan.error, interrupt=plan.interrupt
+        )
         self._outer = contextvars.copy_context()
         self._outer.run(_invocation.set, self)
         self._worker: asyncio.Task[Outcome] | None = None
         self._interruption: BaseException | None = None
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
+        self._guard = Guard(self._covers)
         self.stuck = False
 
     async def run(self) -> Outcome:
@@ -105,7 +99,11 @@ class Invocation:
             return outcome
         finally:
             sys.set_asyncgen_hooks(*hooks)
-            await self._drain()
+            self._protect()
+            try:
+                await self._drain()
+            finally:
+                self._guard.close()
 
     def interrupt(self, error: BaseException) -> None:
         """End the invocation with `error`, a SystemExit or KeyboardInterrupt that stopped the loop."""
@@ -132,6 +130,7 @@ class Invocation:
 
     async def _leave_behind(self) -> DeadlineExceeded:
         exceeded = await self._deadline.give_up()
+        self._protect()
         tasks = self._unfinished()
         emit(
             "aws.left_behind",
@@ -147,6 +146,7 @@ class Invocation:
 
     async def _exceeded(self, exceeded: DeadlineExceeded) -> Outcome:
         plan, dl = self._plan, self._deadline
+        self._guard.close()  # the mitigation has a deadline of its own
         emit(
             "aws.exceeded",
             logging.WARNING,
@@ -161,6 +161,7 @@ class Invocation:
         grace = exceeded.grace(reserve=dl.hard - ends)
         outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.hard) / 2)
         if outcome is None:
+            self._protect()
             self.stuck |= bool(await abandon(self._unfinished()))
         if outcome is None or _is_cut_of(grace, outcome.error):
             exceeded.add_note("on_exceeded did not end in time")
@@ -191,7 +192,7 @@ class Invocation:
             How it ended; `None` if it has not.
         """
         loop = asyncio.get_running_loop()
-        worker = self._worker = loop.create_task(_outcome(work), context=self._outer.copy())
+        worker = self._worker = loop.create_task(self._outcome(work), context=self._outer.copy())
         await asyncio.sleep(0)  # it enters its deadline
         while not worker.done():
             left = leave_at() - loop.time()
@@ -203,9 +204,23 @@ class Invocation:
             return Outcome(None, self._interruption)
         return outcome
 
+    async def _outcome(self, work: Coroutine[Any, Any, Any]) -> Outcome:
+        """Take what `work` raises for a value: a task that raises SystemExit stops the loop."""
+        try:
+            outcome = Outcome(await work, None)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is to be told
+            outcome = Outcome(None, error)
+        self._protect()  # what it leaves running may block before anybody ends it
+        return outcome
+
     def _unfinished(self) -> list[asyncio.Task[Any]]:
         """The tasks that this invocation has started and that are not done."""
-        return [task for task in asyncio.all_tasks() if context_of(task).get(_invocation) is self]
+        return [task for task in asyncio.all_tasks() if self._covers(context_of(task))]
+
+    def _covers(self, context: contextvars.Context) -> bool:
+        return context.get(_invocation) is self
 
     def _begins(
         self, firstiter: Callable[[AsyncGenerator[Any, Any]], None] | None
@@ -238,6 +253,11 @@ class Invocation:
                 closing = asyncio.ensure_future(generator.aclose())
                 _, stubborn = await asyncio.wait([closing], timeout=self._draining())
                 await abandon(stubborn)
+
+    def _protect(self) -> None:
+        """Have the alarm interrupt what blocks the loop between and after the deadlines."""
+        if self._plan.interrupt:
+            self._guard.protect(self._draining())
 
     def _draining(self) -> float:
         """Half of what is left, at most: the rest is for the answer."""
