@@ -58,7 +58,7 @@ LONGEST_STACK: Final = 50
 
 
 class Interrupted(BaseException):
-    """Raised in code that blocks the loop past its deadline, at whose edge it turns into the deadline's error."""
+    """Raised in code that blocks the loop past its deadline, whose edge turns it into its own error."""
 
 
 # --- may this place be interrupted? -----------------------------------------------------------------------

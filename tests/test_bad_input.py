@@ -259,9 +259,7 @@ class Registered:
 
 
 @pytest.mark.parametrize(
-    "two",
-    [2, 2.0, Fraction(2), Single(2), Registered(2.0), timedelta(seconds=2)],
-    ids=lambda two: type(two).__name__,
+    "two", [2, 2.0, Fraction(2), Single(2), Registered(2.0), timedelta(seconds=2)], ids=lambda two: type(two).__name__
 )
 async def test_numbers_of_all_kinds(virtual_clock: object, two: Any) -> None:
     """Whatever is a real number or a timedelta is taken as float seconds, as source and as margin."""

@@ -442,7 +442,7 @@ async def test_to_dict_and_json() -> None:
     assert plain["tasks"][1]["awaiting"][-1]["function"] == "sleep"
     assert set(plain) == {
         "name", "allowed", "elapsed", "margin", "tasks", "steps", "left_running", "left_behind",
-        "done", "pending",
+        "blocked", "done", "pending",
     }  # fmt: skip
 
 
