@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -118,3 +121,20 @@ def test_an_interrupted_environment_can_be_begun_anew() -> None:
     assert "aws.loop_replaced" in ended.log
     assert after.response["entered"] == 2
     assert after.init_duration is None
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_false_alarm(seed: int) -> None:
+    """Invocations that end around the soft instant answer or are mitigated, and leave nothing behind."""
+    script = str(Path(__file__).with_name("false_alarms.py"))
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", script, "200", str(seed)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stderr == b""
+    told = json.loads(ended.stdout)
+    assert told["wrong"] == []
+    assert set(told["endings"]) == {"response", "mitigation"}
+    assert told["interrupts"] > 0
