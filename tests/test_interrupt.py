@@ -14,7 +14,7 @@ import anyio
 import pytest
 import uvloop
 
-from deadline import DeadlineExceeded, _interrupt, _scope, deadline, subscribe
+from deadline import DeadlineExceeded, _scope, deadline, subscribe
 from deadline._interrupt import Interrupted, Place, alarm, interruptible
 from deadline.testing import VirtualLoop
 
@@ -42,7 +42,7 @@ def _signals_come_back() -> Iterator[None]:
 
 
 @pytest.fixture(params=[asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Awaitable[Any]], Any]]:
+def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
     """Run a coroutine to its end on a loop of this kind, in the time that a test may take."""
 
     def run(work: Any) -> Any:
@@ -60,7 +60,7 @@ def block(seconds: float = LONG) -> None:
     """Keep the loop from everything."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(0.5)
+        time.sleep(min(seconds, 0.5))
 
 
 async def blocks() -> None:
@@ -167,8 +167,8 @@ async def deadlocked() -> None:
 
 
 WAYS: list[Callable[[], Awaitable[None]]] = [
-    blocks, in_group, in_anyio_group, gathered, gathered_and_kept, waited_for, swallowed, swallowed_and_awaited,
-    raised_as_cancelled, deadlocked,
+    blocks, in_group, in_anyio_group, gathered, gathered_and_kept, waited_for, swallowed,
+    swallowed_and_awaited, raised_as_cancelled, deadlocked,
 ]  # fmt: skip
 
 
@@ -184,8 +184,9 @@ def test_whatever_blocks_ends_in_the_deadlines_error(run: Callable[..., Any], wa
         assert caught.value.deadline is dl
         assert caught.value.report.blocked
         assert dl.overran == 0.0
-        assert (task := asyncio.current_task()) is not None
-        assert task.cancelling() == 0
+        if way is not in_group or sys.version_info >= (3, 13):  # python/cpython#116720
+            assert (task := asyncio.current_task()) is not None
+            assert task.cancelling() == 0
         await asyncio.sleep(0)  # nothing is left of it
 
     run(main())
@@ -315,7 +316,7 @@ def test_a_cancellation_from_outside_is_not_swallowed(run: Callable[..., Any], e
 
     async def work() -> None:
         async with deadline(SOON, interrupt=True):
-            task.cancel()
+            tasks[0].cancel()
             try:
                 block()
             except BaseException:
@@ -332,12 +333,11 @@ def test_a_cancellation_from_outside_is_not_swallowed(run: Callable[..., Any], e
             await asyncio.sleep(0)
 
     async def main() -> None:
-        nonlocal task
-        task = asyncio.create_task(around())
+        tasks.append(asyncio.create_task(around()))
         with pytest.raises(asyncio.CancelledError):
-            await task
+            await tasks[0]
 
-    task: asyncio.Task[None]
+    tasks: list[asyncio.Task[None]] = []
     ended: list[str] = []
     run(main())
     assert ended == ([] if ending == "await" else ["exceeded"])
@@ -570,7 +570,7 @@ async def test_where_there_is_no_alarm_it_is_said_once(
     if missing == "platform":
         monkeypatch.delattr(signal, "setitimer")
     else:
-        monkeypatch.setattr(_interrupt.signal, "getsignal", lambda _: None)
+        monkeypatch.setattr(signal, "getsignal", lambda _: None)
     for _ in range(2):
         async with deadline(LONG, interrupt=True):
             pass
