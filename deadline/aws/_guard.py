@@ -24,7 +24,7 @@ LEAST: Final = 0.01
 
 
 class Guard:
-    """A target of the alarm that belongs to one invocation.
+    """A target of the alarm that belongs to one invocation, for all of its time.
 
     Args:
         covers: Whether what runs in a context belongs to the invocation.
@@ -35,18 +35,25 @@ class Guard:
         self.strikes_at = math.inf
         self.spared = (0.0, math.inf)
 
-    def protect(self, seconds: float) -> None:
-        """Interrupt what blocks the loop `seconds` from now, and spare less of it for as long again."""
+    def open(self) -> None:
+        """Hold the alarm, so that it is taken and given back but once."""
         loop = asyncio.get_running_loop()
-        alarm.disarm(self)
         if clock_of(loop).early:
-            self.strikes_at = time.monotonic() + seconds
-            self.spared = self.strikes_at, max(seconds, LEAST)
             alarm.arm(self, loop)
+
+    def protect(self, seconds: float) -> None:
+        """Interrupt what blocks the loop `seconds` from now, and spare less of it for as long again.
+
+        Args:
+            seconds: `inf` to protect no more.
+        """
+        self.strikes_at = time.monotonic() + seconds
+        self.spared = self.strikes_at, max(seconds, LEAST)
+        alarm.reset()
+
+    def close(self) -> None:
+        """Give the alarm back."""
+        alarm.disarm(self)
 
     def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
         """Nothing to remember: there is no edge, and no result to withhold."""
-
-    def close(self) -> None:
-        """Protect no more."""
-        alarm.disarm(self)

@@ -90,6 +90,8 @@ class Invocation:
         """Run it to its answer, or to what the body or the mitigation raised."""
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._begins(hooks.firstiter))
+        if self._plan.interrupt:
+            self._guard.open()
         try:
             outcome = await self._work(self._body(), self._leaves_body)
             if outcome is None:
@@ -99,8 +101,8 @@ class Invocation:
             return outcome
         finally:
             sys.set_asyncgen_hooks(*hooks)
-            self._protect()
             try:
+                self._protect()
                 await self._drain()
             finally:
                 self._guard.close()
@@ -146,7 +148,7 @@ class Invocation:
 
     async def _exceeded(self, exceeded: DeadlineExceeded) -> Outcome:
         plan, dl = self._plan, self._deadline
-        self._guard.close()  # the mitigation has a deadline of its own
+        self._guard.protect(math.inf)  # the mitigation has a deadline of its own
         emit(
             "aws.exceeded",
             logging.WARNING,
