@@ -134,7 +134,9 @@ def main() -> None:
         ),
     ]
     ours = [shot for row in ROWS for shot in shots[OURS, row]]
-    interrupted = [[shot.late or 0.0 for shot in shots[OURS, row] if shot.layer == 3] for row in ROWS]
+    interrupted = [
+        [shot.late for shot in shots[OURS, row] if shot.layer == 3 and shot.late is not None] for row in ROWS
+    ]
     result.criteria = [
         Criterion("shots after which an invocation was wrong", [sum(not shot.after for shot in ours)], 0),
         Criterion(

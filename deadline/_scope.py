@@ -371,14 +371,15 @@ class Deadline:
                 return
             self._scope.__exit__(None, None, None)
             if self._record is not None:
-                await self._settle(self._record, cut=exc is not None and self._is_unwinding(exc))
+                cut = self._interrupted if exc is None else self._is_unwinding(exc)
+                await self._settle(self._record, cut=cut)
             if exc is None and not self._interrupted:
                 self._stands(now)
             elif self._cut_at == math.inf and not self._interrupted:
                 pass
             elif exc is not None and not self._is_unwinding(exc):
                 exc.add_note(f"{self!r}: raised while its block was being cut")
-            elif self._is_ours(exc):
+            elif self._is_ours(exc, now):
                 raise self._exceeded(now) from self.record().last_error() or exc
         finally:
             # Tasks that the block started keep this object in their contexts for as long as they live.
@@ -415,12 +416,10 @@ class Deadline:
             self.overran = now - self.soft
             emit("deadline.overran", logging.WARNING, deadline=self.name, seconds=self.overran)
 
-    def _is_ours(self, exc: BaseException | None) -> bool:
+    def _is_ours(self, exc: BaseException | None, now: float) -> bool:
         """Whether what leaves is our doing: our interrupt, or our cut and nobody else's cancellation."""
-        if exc is None or isinstance(exc, Interrupted):
-            return self._interrupted
-        if isinstance(exc, BaseExceptionGroup) and exc.subgroup(Interrupted) is not None:
-            return self._interrupted
+        if exc is None or _holds_interrupt(exc):
+            return self._interrupted or self._owner(now) is None  # a task of others may hand on its own
         return self._task.cancelling() <= self._cancelling and anyio.current_effective_deadline() > -math.inf
 
     async def _settle(self, record: Record, *, cut: bool) -> None:
@@ -563,6 +562,12 @@ class Deadline:
     def now(self) -> float:
         """The loop's clock, in seconds."""
         return self._clock.now()
+
+
+def _holds_interrupt(exc: BaseException) -> bool:
+    return isinstance(exc, Interrupted) or (
+        isinstance(exc, BaseExceptionGroup) and exc.subgroup(Interrupted) is not None
+    )
 
 
 def _built(cls: type[DeadlineExceeded], message: str) -> DeadlineExceeded:

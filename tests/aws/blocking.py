@@ -213,6 +213,25 @@ async def resources() -> AsyncIterator[None]:
 entered: list[int] = []
 
 
+@asynccontextmanager
+async def blocking_resources() -> AsyncIterator[None]:
+    entered.append(os.getpid())
+    if len(entered) == 1:
+        time.sleep(30)  # noqa: ASYNC251
+    yield
+
+
+@aws.handler(lifespan=blocking_resources)
+async def blocked_at_first(event: dict[str, Any], context: Any, _: None) -> dict[str, Any]:
+    """Have a lifespan that blocks."""
+    return await _work(event, context)
+
+
+@blocked_at_first.on_exceeded
+async def _(exceeded: DeadlineExceeded, event: dict[str, Any], context: Any, _: None) -> dict[str, Any]:
+    return {"status": "mitigated", "blocked": [link.function for link in exceeded.report.blocked]}
+
+
 @aws.handler(lifespan=resources, recycle=True)
 async def recycled(event: dict[str, Any], context: Any, _: None) -> dict[str, Any]:
     """Begin anew after an interrupt."""

@@ -113,6 +113,15 @@ def test_a_task_that_was_left_and_blocks_costs_no_response() -> None:
     assert after.response["pid"] == ended.response["pid"]
 
 
+def test_a_lifespan_that_blocks_is_interrupted_and_entered_anew() -> None:
+    """Its task is none of the invocation's: that takes until the last third of the margin."""
+    ended, after = invoke({"body": "nothing"}, "blocked_at_first")
+    assert ended.response["status"] == "mitigated", ended.log
+    assert ended.response["blocked"][-1] == "blocking_resources"
+    assert after.response["status"] == "done"
+    assert after.init_duration is None
+
+
 def test_an_interrupted_environment_can_be_begun_anew() -> None:
     """With `recycle=True` the response is out, and the next invocation has a new loop and lifespan."""
     ended, after = invoke({"body": "time.sleep"}, "recycled")
