@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The SDK's newest line. aioboto3 pins an older one, so it is put there by force.
 NEWEST := .venv-newest
-# Most of the suite's time is spent waiting: for deadlines, faults and processes.
+# Most of the suite's time is spent waiting: for deadlines, faults and processes. The blocks of a document share
+# their names, and are run by one process.
 PARALLEL := --numprocesses 3 --dist worksteal
 SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
 
@@ -14,7 +15,8 @@ demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
 
 test: lint $(NEWEST)/.package
-	$(BIN)/pytest $(PARALLEL)
+	$(BIN)/pytest $(PARALLEL) tests
+	$(BIN)/pytest docs README.md
 	$(NEWEST)/bin/pytest $(PARALLEL) tests/aws
 
 lint: $(VENV)/.package

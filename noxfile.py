@@ -10,4 +10,5 @@ def tests(session: nox.Session) -> None:
     """Install the built package and run the whole suite against it."""
     session.install("--upgrade", "pip>=25.1")
     session.install("--group", "test", "--group", "demo", ".[aws,cli,testing]")
-    session.run("pytest", "--numprocesses", "3", "--dist", "worksteal", *session.posargs)
+    session.run("pytest", "--numprocesses", "3", "--dist", "worksteal", "tests", *session.posargs)
+    session.run("pytest", "docs", "README.md")

@@ -14,7 +14,7 @@ import anyio
 
 from deadline._events import logger
 from deadline._report import Report, new_steps
-from deadline._sighting import Sighting
+from deadline._sighting import Sighting, locate
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from deadline._report import BatchReport, SectionReport, TaskReport
+    from deadline._sighting import Position
 
 
 CLOSING: Final = 0.05
@@ -47,9 +48,19 @@ class Record:
         sections: What tells of each critical section, in the order in which they were entered.
         batches: What tells of each batch, in the order in which they were begun.
         left_behind: What could not be cleaned up, in words.
+        blocked: The stack of what blocked the loop when it was interrupted, outermost first.
     """
 
-    __slots__ = ("_forgettable", "_held", "_sighting", "batches", "left_behind", "sections", "steps")
+    __slots__ = (
+        "_forgettable",
+        "_held",
+        "_sighting",
+        "batches",
+        "blocked",
+        "left_behind",
+        "sections",
+        "steps",
+    )
 
     def __init__(self) -> None:
         self._sighting: Sighting | None = None
@@ -59,6 +70,7 @@ class Record:
         self._forgettable: WeakSet[Closable] = WeakSet()
         self._held: list[Closable] = []
         self.left_behind: list[str] = []
+        self.blocked: list[Position] = []
 
     def opened(self, resource: Closable) -> None:
         """Remember something that the block has opened.
@@ -119,7 +131,18 @@ class Record:
         # A thread may begin a step meanwhile, here and below: iterate over a copy.
         cut = next((step.name for step in reversed(tuple(self.steps)) if step.status == "cut"), None)
         call = None if self._sighting is None else self._sighting.call()
-        return (f", cut in step {cut!r}" if cut else "") + (f", awaiting {call}" if call else "")
+        blocked = self.blocked_in()
+        return "".join(
+            [
+                f", cut in step {cut!r}" if cut else "",
+                f", awaiting {call}" if call else "",
+                f", blocked in {blocked}" if blocked else "",
+            ]
+        )
+
+    def blocked_in(self) -> str | None:
+        """Where the loop was blocked, in a few words."""
+        return str(locate(self.blocked[-1])) if self.blocked else None
 
     def report(
         self,
@@ -143,4 +166,5 @@ class Record:
             batches=tuple(batch() for batch in tuple(self.batches)),
             left_running=left_running,
             left_behind=tuple(self.left_behind),
+            blocked=tuple(map(locate, self.blocked)),
         )

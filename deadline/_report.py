@@ -35,6 +35,9 @@ class Await(NamedTuple):
     file: str
     line: int
 
+    def __str__(self) -> str:
+        return f"{self.function} ({_short_path(self.file)}:{self.line})"
+
 
 class CallReport(NamedTuple):
     """An AWS call in flight.
@@ -162,6 +165,8 @@ class Report(NamedTuple):
         left_running: Tasks that the block started and that are not done: a deadline does not touch
             them, they may belong to others.
         left_behind: What a cut left at a service and could not clean up, in words.
+        blocked: Where the loop was blocked when it was interrupted, the task's outermost coroutine first, 50
+            frames at the most; empty if it was not.
     """
 
     name: str | None = None
@@ -174,6 +179,7 @@ class Report(NamedTuple):
     batches: tuple[BatchReport, ...] = ()
     left_running: tuple[TaskReport, ...] = ()
     left_behind: tuple[str, ...] = ()
+    blocked: tuple[Await, ...] = ()
 
     @property
     def done(self) -> list[str]:
@@ -230,6 +236,10 @@ def _render(report: Report, width: int) -> Iterator[str]:
         yield _fit(f"  {told}", width)
     for what in report.left_behind:
         yield _fit(f"  left behind: {what}", width)
+    if report.blocked:
+        yield "  blocking the loop, interrupted"
+        for line in _render_chain(report.blocked):
+            yield _fit(f"    {line}", width)
     for title, tasks in (("awaiting", report.tasks), ("left running", report.left_running)):
         for task in tasks:
             call = f": {task.call}" if task.call else ""

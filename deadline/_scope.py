@@ -33,6 +33,7 @@ from anyio import CancelScope
 from deadline import _source
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit
+from deadline._interrupt import Interrupted, alarm
 from deadline._margin import shares
 from deadline._record import Record
 from deadline._sighting import left_running
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Context, Token
     from datetime import timedelta
-    from types import TracebackType
+    from types import CodeType, TracebackType
 
     from deadline._margin import Shares
     from deadline._record import Closable
@@ -54,6 +55,9 @@ by the time between them."""
 
 PATIENCE: Final = 0.1
 """Seconds for which a scope leaves it to an ancestor that is past to cut what it must."""
+
+ASSUMED: Final = 1.0
+"""Seconds of margin that a deadline without one spares in interrupting what blocks it: nothing ends it."""
 
 # The switch an operator wants at night; a function's environment does not change while it runs.
 DISABLED = os.environ.get("DEADLINE_DISABLED", "").strip().lower() in {"1", "true", "yes", "on"}
@@ -69,6 +73,7 @@ def deadline(
     margin: float | timedelta | None = None,
     name: str | None = None,
     error: type[DeadlineExceeded] = DeadlineExceeded,
+    interrupt: bool = False,
 ) -> Deadline:
     """Limit the time of a block.
 
@@ -87,6 +92,8 @@ def deadline(
             most half of what is left; otherwise 0.
         name: For messages, logs and the report.
         error: What to raise, a subclass of `DeadlineExceeded`; it is called with the message alone.
+        interrupt: Interrupt also what blocks the loop past the soft instant, by SIGALRM, in the main
+            thread and on a real clock. An interrupted block's result does not stand.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it. A context's answer is
@@ -95,7 +102,7 @@ def deadline(
         RuntimeError: On entry, outside of a task on an asyncio event loop.
     """
     check_name_and_error(name, error)
-    return Deadline(_source.checked(source), _source.checked_margin(margin), name, error)
+    return Deadline(_source.checked(source), _source.checked_margin(margin), name, error, interrupt=interrupt)
 
 
 def check_name_and_error(name: str | None, error: type[DeadlineExceeded]) -> None:
@@ -133,6 +140,8 @@ class Deadline:
         "_error",
         "_expired",
         "_holds",
+        "_interrupt",
+        "_interrupted",
         "_margin",
         "_parent",
         "_record",
@@ -166,10 +175,14 @@ class Deadline:
         margin: float | _source.DefaultMargin,
         name: str | None,
         error: type[DeadlineExceeded],
+        *,
+        interrupt: bool = False,
     ) -> None:
         self._source = source
         self._margin = margin
         self._error = error
+        self._interrupt = interrupt
+        self._interrupted = False
         self._state: _State = "new"
         self._cut_at = math.inf
         self._expired = False
@@ -265,6 +278,8 @@ class Deadline:
         self._token = _current.set(self)
         if soft < math.inf:
             clock.arm(self)
+            if self._interrupt and clock.early:
+                alarm.arm(self, clock.loop)
         return self
 
     async def _enter_late(self) -> None:
@@ -308,7 +323,7 @@ class Deadline:
         """Look at the tasks while there is time to (the timer calls this shortly before the instant)."""
         early = self._clock.early
         until = self.wakes_at - early / 8 if early else math.inf
-        self.record().look(self._task, self._covers, self._clock.now, until)
+        self.record().look(self._task, self.covers, self._clock.now, until)
 
     def due(self) -> None:
         """Cut the block, unless the expiry is an ancestor's (the timer calls this at the instant)."""
@@ -321,6 +336,27 @@ class Deadline:
         self.record().look_again(self._task, now)
         self._scope.cancel()
 
+    # --- the interrupt (see `_interrupt.Target`) ----------------------------------------------------------
+
+    @property
+    def strikes_at(self) -> float:
+        """Just after the soft instant, where the loop's own timer would have cut; after the cut's share."""
+        if self._cut_at == math.inf:
+            return self.soft + TIE
+        soft, margin = self.spared
+        return shares(soft, soft + margin).unwinding
+
+    @property
+    def spared(self) -> tuple[float, float]:
+        """The margin, from soft on."""
+        return self.soft, self.margin or ASSUMED
+
+    def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
+        """Remember it, on the deadline that owns the expiry: the interrupt may be lost on its way."""
+        owner = self._owner(self._clock.now()) or self
+        owner.record().blocked = stack
+        owner._interrupted |= own
+
     # --- the edge -----------------------------------------------------------------------------------------
 
     async def __aexit__(
@@ -329,6 +365,8 @@ class Deadline:
         if self._state == "disabled":
             return
         self._clock.disarm(self)
+        if self._interrupt:
+            alarm.disarm(self)
         now = self._clock.now()
         self._state = "closed"
         self._expired = now >= self.soft
@@ -338,18 +376,15 @@ class Deadline:
                 return
             self._scope.__exit__(None, None, None)
             if self._record is not None:
-                await self._settle(self._record, cut=exc is not None and self._is_unwinding(exc))
-            if exc is None:
-                if now > self.soft:
-                    self.overran = now - self.soft
-                    emit("deadline.overran", logging.WARNING, deadline=self.name, seconds=self.overran)
-            elif self._cut_at == math.inf:
+                cut = self._interrupted if exc is None else self._is_unwinding(exc)
+                await self._settle(self._record, cut=cut)
+            if exc is None and not self._interrupted:
+                self._stands(now)
+            elif self._cut_at == math.inf and not self._interrupted:
                 pass
-            elif not self._is_unwinding(exc):
+            elif exc is not None and not self._is_unwinding(exc):
                 exc.add_note(f"{self!r}: raised while its block was being cut")
-            elif (
-                self._task.cancelling() <= self._cancelling and anyio.current_effective_deadline() > -math.inf
-            ):
+            elif self._is_ours(exc, now):
                 raise self._exceeded(now) from self.record().last_error() or exc
         finally:
             # Tasks that the block started keep this object in their contexts for as long as they live.
@@ -374,11 +409,23 @@ class Deadline:
 
         def expected(error: BaseException) -> bool:
             refused = isinstance(error, InsufficientTime) and error.deadline is self
-            return isinstance(error, CancelledError | BaseExceptionGroup) or refused
+            return isinstance(error, CancelledError | Interrupted | BaseExceptionGroup) or refused
 
         if isinstance(exc, BaseExceptionGroup):
             return exc.subgroup(lambda error: not expected(error)) is None
-        return isinstance(exc, CancelledError)
+        return isinstance(exc, CancelledError | Interrupted)
+
+    def _stands(self, now: float) -> None:
+        """A body that finishes keeps its result."""
+        if now > self.soft:
+            self.overran = now - self.soft
+            emit("deadline.overran", logging.WARNING, deadline=self.name, seconds=self.overran)
+
+    def _is_ours(self, exc: BaseException | None, now: float) -> bool:
+        """Whether what leaves is our doing: our interrupt, or our cut and nobody else's cancellation."""
+        if exc is None or _holds_interrupt(exc):
+            return self._interrupted or self._owner(now) is None  # a task of others may hand on its own
+        return self._task.cancelling() <= self._cancelling and anyio.current_effective_deadline() > -math.inf
 
     async def _settle(self, record: Record, *, cut: bool) -> None:
         """Close what was opened in the block if it was cut; else it is for the deadline around to do."""
@@ -398,6 +445,9 @@ class Deadline:
         else:
             left = max(0.0, self.hard - self._entered)
             message = f"{name} exceeded before it began: {left:.3f} s left{kept}, so the body did not run"
+        blocked = self.record().blocked_in()
+        if blocked is not None:
+            emit("deadline.interrupted", logging.WARNING, deadline=self.name, blocked=blocked)
         emit(
             "deadline.exceeded",
             logging.INFO,
@@ -448,13 +498,14 @@ class Deadline:
         """
         now = self._clock.now()
         self._clock.disarm(self)
+        alarm.disarm(self)
         self._state, self._expired = "closed", True
         record = self.record()
         # Private in anyio: its next delivery, one in each turn of the loop for as long as the block lasts.
         delivery = getattr(self._scope, "_cancel_handle", None)
         if delivery is not None:
             delivery.cancel()
-        record.look(self._task, self._covers, self._clock.now, math.inf)
+        record.look(self._task, self.covers, self._clock.now, math.inf)
         exceeded = self._exceeded(now)
         exceeded.report  # noqa: B018  # made now: what is still running will be gone
         await record.close_resources()
@@ -467,10 +518,10 @@ class Deadline:
             soft=self.soft,
             margin=self.margin,
             now=now,
-            left_running=left_running(self._clock.loop, self._covers, now, getattr(self, "_task", None)),
+            left_running=left_running(self._clock.loop, self.covers, now, getattr(self, "_task", None)),
         )
 
-    def _covers(self, context: Context) -> bool:
+    def covers(self, context: Context) -> bool:
         """Whether a task with this context was started inside of this deadline."""
         inside = context.get(_current)
         while inside is not None and inside is not self:
@@ -480,7 +531,11 @@ class Deadline:
     def _grace(self, reserve: float) -> Deadline:
         name = f"{self.name} grace" if self.name else "grace"
         return Deadline(
-            _source.Instant(self.hard), _source.checked_margin(reserve, "reserve"), name, DeadlineExceeded
+            _source.Instant(self.hard),
+            _source.checked_margin(reserve, "reserve"),
+            name,
+            DeadlineExceeded,
+            interrupt=self._interrupt,
         )
 
     # --- what the rest of the package tells it ------------------------------------------------------------
@@ -544,6 +599,7 @@ class Deadline:
             self.due()
         else:
             self._clock.arm(self)
+        alarm.reset()
 
     def close_on_cut(self, resource: Closable) -> None:
         """Have `resource` closed if the block is cut, by this deadline or by any other cancellation.
@@ -561,6 +617,12 @@ class Deadline:
     def now(self) -> float:
         """The loop's clock, in seconds."""
         return self._clock.now()
+
+
+def _holds_interrupt(exc: BaseException) -> bool:
+    return isinstance(exc, Interrupted) or (
+        isinstance(exc, BaseExceptionGroup) and exc.subgroup(Interrupted) is not None
+    )
 
 
 def _built(cls: type[DeadlineExceeded], message: str) -> DeadlineExceeded:

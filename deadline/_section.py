@@ -26,6 +26,7 @@ import anyio.lowlevel
 from deadline import _source
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit
+from deadline._interrupt import Interrupted
 from deadline._margin import shares
 from deadline._report import EffectReport, SectionReport, Step
 from deadline._scope import Deadline, current, without_deadline
@@ -46,6 +47,7 @@ WITHOUT_LIMIT: Final = 10.0
 
 
 # --- steps ------------------------------------------------------------------------------------------------
+_CUTS = (CancelledError, DeadlineExceeded, Interrupted, GeneratorExit)  # the last one: closed
 
 
 @final
@@ -77,7 +79,9 @@ class NamedStep:
         self._step.ended = self._now()
         if exc is None:
             self._step.status = "done"
-        elif isinstance(exc, CancelledError | DeadlineExceeded | GeneratorExit):  # GeneratorExit: closed
+        elif isinstance(
+            exc, CancelledError | DeadlineExceeded | GeneratorExit | Interrupted
+        ):  # GeneratorExit: closed
             self._step.status = "cut"
         else:
             self._step.status = "failed"

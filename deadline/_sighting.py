@@ -83,7 +83,7 @@ SERVICE_UNAVAILABLE: Final = 503
 calls: dict[asyncio.Task[Any], Call] = {}
 """The call that each task is in. Whoever enters one removes it again."""
 
-_Position: TypeAlias = tuple[CodeType, int]
+Position: TypeAlias = tuple[CodeType, int]
 
 
 class _Sighted:
@@ -91,7 +91,7 @@ class _Sighted:
 
     __slots__ = ("call", "chain", "error", "host", "name")
 
-    def __init__(self, task: asyncio.Task[Any], chain: list[_Position], now: float, *, host: bool) -> None:
+    def __init__(self, task: asyncio.Task[Any], chain: list[Position], now: float, *, host: bool) -> None:
         self.name = task.get_name()
         self.chain = chain
         self.host = host
@@ -103,7 +103,7 @@ class _Sighted:
             self.error = call.error
 
     def report(self) -> TaskReport:
-        return TaskReport(self.name, self.host, tuple(map(_locate, self.chain)), self.call)
+        return TaskReport(self.name, self.host, tuple(map(locate, self.chain)), self.call)
 
 
 class Sighting:
@@ -165,9 +165,9 @@ class Sighting:
         return tuple(sighted.report() for sighted in self._all())
 
 
-def _look(task: asyncio.Task[Any], *, further: bool) -> tuple[list[_Position], list[asyncio.Task[Any]]]:
+def _look(task: asyncio.Task[Any], *, further: bool) -> tuple[list[Position], list[asyncio.Task[Any]]]:
     """The positions in a task's chain of awaits and, if asked, the tasks that it waits for."""
-    chain: list[_Position] = []
+    chain: list[Position] = []
     below: list[asyncio.Task[Any]] = []
     for link in _links(task.get_coro()):
         if isinstance(link, asyncio.Future):
@@ -288,7 +288,8 @@ def context_of(task: asyncio.Task[Any]) -> Context:
     return next((one for one in gc.get_referents(task) if isinstance(one, Context)), Context())
 
 
-def _locate(position: _Position) -> Await:
+def locate(position: Position) -> Await:
+    """A position in words."""
     code, lasti = position
     return Await(code.co_qualname, code.co_filename, _line(code, lasti))
 

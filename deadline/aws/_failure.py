@@ -13,6 +13,8 @@ import asyncio
 import traceback
 from typing import TYPE_CHECKING, Final
 
+from deadline._interrupt import Interrupted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -77,7 +79,7 @@ def _lines(error: BaseException, depth: int = 0, seen: frozenset[int] = frozense
     if isinstance(error, BaseExceptionGroup):
         inner += [("", member) for member in error.exceptions]
     cause = error.__cause__
-    while isinstance(cause, asyncio.CancelledError):  # what a cut is raised from says nothing
+    while isinstance(cause, asyncio.CancelledError | Interrupted):  # what a cut is raised from says nothing
         cause = cause.__cause__
     if cause is not None:
         inner.append(("caused by ", cause))

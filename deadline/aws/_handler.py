@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 from deadline import _scope
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit, logger
+from deadline._interrupt import alarm
 from deadline._scope import check_name_and_error
 from deadline._source import DefaultMargin, checked_margin, seconds
 from deadline.aws._environment import Lifespan, environment, replace_environment
@@ -80,6 +81,8 @@ class Plan:
     Attributes:
         outside: The context of the import, in which the lifespan's task runs.
         mitigation: What was registered with `on_exceeded`.
+        interrupt: Whether what blocks the loop is interrupted.
+        recycle: Whether the next invocation then begins with a new loop.
         warned: Whether it was said that an answer loses work; once is enough.
     """
 
@@ -88,6 +91,8 @@ class Plan:
     name: str
     error: type[DeadlineExceeded]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
+    interrupt: bool = True
+    recycle: bool = False
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Awaitable[Any]] | None = None
     warned: bool = False
@@ -97,10 +102,14 @@ class Plan:
         if _scope.DISABLED:
             return environment().run(self._plainly(event, context, self.resources))
         invocation = Invocation(self, event, context, self.resources)
+        interrupts = alarm.raised
         try:
             outcome = environment().run(invocation.run(), invocation.interrupt)
         except BaseException as error:  # noqa: BLE001  # nothing but an Exception may leave
             outcome = Outcome(None, error)
+        if alarm.raised > interrupts:
+            emit("aws.interrupted", logging.WARNING, function=self.name, interrupts=alarm.raised)
+            invocation.stuck |= self.recycle
         if invocation.stuck:
             emit("aws.loop_replaced", logging.WARNING, function=self.name)
             replace_environment()
@@ -180,6 +189,8 @@ def handler(
     error: type[DeadlineExceeded] = DeadlineExceeded,
     name: str | None = None,
     lifespan: None = None,
+    interrupt: bool = True,
+    recycle: bool = False,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]]],
     LambdaFunction[Event_contra, Context_contra, Response_co],
@@ -194,6 +205,8 @@ def handler(
     name: str | None = None,
     lifespan: Callable[[], AbstractAsyncContextManager[Resources]],
     eager: bool = False,
+    interrupt: bool = True,
+    recycle: bool = False,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra, Resources], Coroutine[Any, Any, Response_co]]],
     LambdaFunction[Event_contra, Context_contra, Response_co],
@@ -209,6 +222,8 @@ def handler(
     name: str | None = None,
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     eager: bool = False,
+    interrupt: bool = True,
+    recycle: bool = False,
 ) -> Any:
     """Make an `async def f(event, context)` a plain function that Lambda can call.
 
@@ -234,6 +249,11 @@ def handler(
             of its own, under the deadline of the invocation that needs it.
         eager: Enter the lifespan when the module is imported, in Lambda's time for initialising; not where
             the process is copied after that (SnapStart, Managed Instances).
+        interrupt: Interrupt what blocks the loop past the soft instant, by SIGALRM: `time.sleep`, a busy
+            loop, a synchronous client.
+        recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
+            again; whatever was interrupted may have left the old ones half-way. Default: go on, and
+            warn by the event `aws.interrupted`.
 
     Returns:
         The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction`.
@@ -248,7 +268,7 @@ def handler(
     def make(function: Callable[..., Awaitable[Any]]) -> Any:
         _check_function(function, "function", 2 if lifespan is None else 3)
         called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
-        plan = Plan(function, margin_of, name or called, error, lifespan)
+        plan = Plan(function, margin_of, name or called, error, lifespan, interrupt, recycle)
         if eager and _initialises_here():
             environment().run(plan.resources())
         return _lambda_function(plan)

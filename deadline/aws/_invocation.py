@@ -33,6 +33,7 @@ from deadline._sighting import context_of
 from deadline._source import checked
 from deadline.aws._abandon import abandon
 from deadline.aws._batch_sources import loses_work
+from deadline.aws._guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -50,16 +51,6 @@ class Outcome(NamedTuple):
 
     value: Any
     error: BaseException | None
-
-
-async def _outcome(work: Coroutine[Any, Any, Any]) -> Outcome:
-    """Take what `work` raises for a value: a task that raises SystemExit stops the loop."""
-    try:
-        return Outcome(await work, None)
-    except GeneratorExit:
-        raise
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it is to be told
-        return Outcome(None, error)
 
 
 class Invocation:
@@ -83,18 +74,23 @@ class Invocation:
         self._context = context
         self._resources = resources
         self._given: tuple[Any, ...] = () if plan.lifespan is None else (None,)
-        self._deadline = Deadline(checked(context), plan.margin, plan.name, plan.error)
+        self._deadline = Deadline(
+            checked(context), plan.margin, plan.name, plan.error, interrupt=plan.interrupt
+        )
         self._outer = contextvars.copy_context()
         self._outer.run(_invocation.set, self)
         self._worker: asyncio.Task[Outcome] | None = None
         self._interruption: BaseException | None = None
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
+        self._guard = Guard(self._covers)
         self.stuck = False
 
     async def run(self) -> Outcome:
         """Run it to its answer, or to what the body or the mitigation raised."""
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._begins(hooks.firstiter))
+        if self._plan.interrupt:
+            self._guard.open()
         try:
             outcome = await self._work(self._body(), self._leaves_body)
             if outcome is None:
@@ -103,7 +99,11 @@ class Invocation:
             return outcome if exceeded is None else await self._exceeded(exceeded)
         finally:
             sys.set_asyncgen_hooks(*hooks)
-            await self._drain()
+            try:
+                self._protect()
+                await self._drain()
+            finally:
+                self._guard.close()
 
     def interrupt(self, error: BaseException) -> None:
         """End the invocation with `error`, a SystemExit or KeyboardInterrupt that stopped the loop."""
@@ -137,13 +137,14 @@ class Invocation:
 
     async def _leave_behind(self) -> DeadlineExceeded:
         exceeded = await self._deadline.give_up()
+        self._protect()
         tasks = self._unfinished()
         emit(
             "aws.left_behind",
             logging.WARNING,
             function=self._plan.name,
             seconds=self._deadline.now() - self._deadline.soft,
-            tasks=_names(tasks),
+            tasks=self._names(tasks),
         )
         self.stuck |= bool(await abandon(tasks))
         return exceeded
@@ -152,6 +153,7 @@ class Invocation:
 
     async def _exceeded(self, exceeded: DeadlineExceeded) -> Outcome:
         plan, dl = self._plan, self._deadline
+        self._guard.protect(math.inf)  # the mitigation has a deadline of its own
         emit(
             "aws.exceeded",
             logging.WARNING,
@@ -166,6 +168,7 @@ class Invocation:
         grace = exceeded.grace(reserve=dl.hard - ends)
         outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.hard) / 2)
         if outcome is None:
+            self._protect()
             self.stuck |= bool(await abandon(self._unfinished()))
         if outcome is None or _is_cut_of(grace, outcome.error):
             began = outcome is None or getattr(outcome.error, "started", True)
@@ -198,7 +201,7 @@ class Invocation:
         """
         loop = asyncio.get_running_loop()
         worker = self._worker = loop.create_task(
-            _outcome(work), name=self._plan.name, context=self._outer.copy()
+            self._outcome(work), name=self._plan.name, context=self._outer.copy()
         )
         await asyncio.sleep(0)  # it enters its deadline
         while not worker.done():
@@ -211,9 +214,23 @@ class Invocation:
             return Outcome(None, self._interruption)
         return outcome
 
+    async def _outcome(self, work: Coroutine[Any, Any, Any]) -> Outcome:
+        """Take what `work` raises for a value: a task that raises SystemExit stops the loop."""
+        try:
+            outcome = Outcome(await work, None)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is to be told
+            outcome = Outcome(None, error)
+        self._protect()  # what it leaves running may block before anybody ends it
+        return outcome
+
     def _unfinished(self) -> list[asyncio.Task[Any]]:
         """The tasks that this invocation has started and that are not done."""
-        return [task for task in asyncio.all_tasks() if context_of(task).get(_invocation) is self]
+        return [task for task in asyncio.all_tasks() if self._covers(context_of(task))]
+
+    def _covers(self, context: contextvars.Context) -> bool:
+        return context.get(_invocation) is self
 
     def _begins(
         self, firstiter: Callable[[AsyncGenerator[Any, Any]], None] | None
@@ -236,7 +253,7 @@ class Invocation:
             left = [task for task in tasks if inspect.iscoroutine(task.get_coro())]
             named = [task for task in left if task is not self._worker]  # whoever called `invoke` gave up
             if named:
-                emit("aws.left_running", logging.WARNING, function=self._plan.name, tasks=_names(named))
+                emit("aws.left_running", logging.WARNING, function=self._plan.name, tasks=self._names(named))
             for task in left:
                 task.cancel()
             _, stubborn = await asyncio.wait(tasks, timeout=self._draining())
@@ -247,6 +264,22 @@ class Invocation:
                 closing = asyncio.ensure_future(generator.aclose())
                 _, stubborn = await asyncio.wait([closing], timeout=self._draining())
                 await abandon(stubborn)
+
+    def _protect(self) -> None:
+        """Have the alarm interrupt what blocks the loop between and after the deadlines."""
+        if self._plan.interrupt:
+            self._guard.protect(self._draining())
+
+    def _names(self, tasks: list[asyncio.Task[Any]]) -> str:
+        """The tasks' names and functions, a few of them; the worker has the handler's name."""
+        names = [
+            task.get_name()
+            if task is self._worker
+            else f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', '?')})"
+            for task in tasks
+        ]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return ", ".join(names[:5]) + more
 
     def _draining(self) -> float:
         """Half of what is left, at most: the rest is for the answer."""
@@ -265,14 +298,3 @@ def _add_cause(error: BaseException, cause: BaseException) -> None:
 
 def _is_cut_of(dl: Deadline, error: BaseException | None) -> bool:
     return isinstance(error, DeadlineExceeded) and error.deadline is dl
-
-
-def _names(tasks: list[asyncio.Task[Any]]) -> str:
-    """The tasks' names and functions, a few of them."""
-    names = [
-        task.get_name() + ("" if name == _outcome.__qualname__ else f" ({name})")
-        for task in tasks
-        for name in (getattr(task.get_coro(), "__qualname__", "?"),)
-    ]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -652,7 +652,7 @@ def test_nothing_but_an_exception_leaves(
         await fail()
 
     with pytest.raises(Exception) as caught:  # noqa: PT011  # the message is looked at below
-        f({}, FakeContext(0.1 if where == "mitigation" else 3.0))
+        f({}, FakeContext(0.8 if where == "mitigation" else 3.0))
     assert type(caught.value).__name__ == name
     assert str(caught.value).startswith(message)
     assert isinstance(caught.value, Exception)

@@ -1,0 +1,88 @@
+"""What `rescue.py` runs as Lambda functions: the rows of `tests/aws/blocking.py` under each entrant."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "aws"))
+
+from blocking import BODIES
+
+from deadline import DeadlineExceeded, aws
+
+MARGIN = 0.5
+ROWS = [name for name in BODIES if name != "nothing"]
+
+
+def _mitigate(context: Any) -> dict[str, Any]:
+    left = context.get_remaining_time_in_millis() / 1000
+    print(f"mitigated with {left} s left", flush=True)
+    return {"status": "mitigated"}
+
+
+@aws.handler(margin=MARGIN)
+async def ours(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """The scope, leaving behind, the interrupt."""
+    await BODIES[event["body"]]()
+    return {"status": "done"}
+
+
+@ours.on_exceeded
+async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> dict[str, Any]:
+    return _mitigate(context)
+
+
+def _allowed(context: Any) -> float:
+    left: float = context.get_remaining_time_in_millis() / 1000
+    return left - MARGIN
+
+
+def asyncio_timeout(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """As its documentation has it."""
+
+    async def main() -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(_allowed(context)):
+                await BODIES[event["body"]]()
+        except TimeoutError:
+            return _mitigate(context)
+        return {"status": "done"}
+
+    return asyncio.run(main())
+
+
+def anyio_fail_after(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """As its documentation has it."""
+
+    async def main() -> dict[str, Any]:
+        try:
+            with anyio.fail_after(_allowed(context)):
+                await BODIES[event["body"]]()
+        except TimeoutError:
+            return _mitigate(context)
+        return {"status": "done"}
+
+    return asyncio.run(main())
+
+
+def signal_alarm(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """The recipe that is passed around: an alarm whose handler raises, once, wherever that may be."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, _allowed(context))
+    try:
+        asyncio.run(BODIES[event["body"]]())  # type: ignore[arg-type]  # they are all coroutine functions
+    except TimeoutError:
+        return _mitigate(context)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return {"status": "done"}

@@ -1,0 +1,255 @@
+"""Interrupting what blocks the loop: a cancellation cannot reach it, a signal can.
+
+While a deadline that asks for it is open, a timer of the operating system runs beside the loop's own. The
+loop's comes first; if it does not, because something blocks the loop, the handler of SIGALRM raises
+`Interrupted` in the code that does: between two lines of Python, in a call that waits, in C code that asks
+for signals (regular expressions and huge integers do).
+
+Raising at any time and place orphans tasks, kills loops and leaves locks behind, so each ring of the alarm
+passes three questions first:
+
+- Is the loop blocked? It was asked to run a callback at the ring before, and has not.
+- Is a deadline past that the running task is in? The handler sees the task's context. Cleaning up after a
+  cut is no blocking before its share of the margin is over (`Target.strikes_at`).
+- May this place be interrupted? `interruptible` decides, on plain data. From the interrupted frame outward to
+  the first coroutine there must be nothing that keeps the loop's books.
+
+An answer of no is asked again a millisecond later. After a raise the code has a tenth of the margin to clean
+up before the next: something that swallows one must be struck again, and one that kills a child
+process in its `except` must not be struck while it does.
+
+What is raised is no `Exception` and no CancelledError: either could be handled on the way, or
+dropped. It may be lost all the same (`gather(return_exceptions=True)`, `except BaseException`), so that the
+deadline remembers it, and decides at its edge.
+
+The alarm belongs to the process, and may be in use: whoever had the handler and the timer has both back when
+the last deadline that needs it is left, the timer with what then remains of its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import math
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from deadline._events import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import CodeType, FrameType
+
+TICK: Final = 0.003
+"""Seconds that a loop is given to show that it is not blocked."""
+
+RETRY: Final = 0.001
+"""Seconds until a place that must not be interrupted is looked at again."""
+
+FALLBACK: Final = 0.01
+"""Seconds until the alarm rings again if a ring could not even set the next: at the limit of recursion."""
+
+LONGEST_STACK: Final = 50
+"""Frames of the blocking code that are remembered, the innermost ones."""
+
+
+class Interrupted(BaseException):
+    """Raised in code that blocks the loop past its deadline, whose edge turns it into its own error."""
+
+
+# --- may this place be interrupted? -----------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """A frame on the stack.
+
+    Attributes:
+        module: Its module's name.
+        function: Its function's name.
+        awaits: Whether it is a coroutine's or an asynchronous generator's.
+    """
+
+    module: str
+    function: str
+    awaits: bool
+
+
+_NEVER: Final = frozenset({"asyncio", "anyio", "uvloop", "deadline"})
+# A lock would stay locked, a module half-made, a weak reference's callback would lose the exception. They may
+# block as well, so that they are spared for a while only.
+_LATE: Final = frozenset(
+    {"_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "importlib", "logging", "weakref"}
+)
+# Between these and the `with` that calls them an exception leaves what they acquired, or were to release.
+_LATE_FUNCTIONS: Final = frozenset({"__enter__", "__exit__", "__aenter__", "__aexit__"})
+
+
+def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
+    """Whether an exception may be raised in the innermost place of `stack`.
+
+    Args:
+        stack: From the innermost place outward. It is not looked at beyond the first coroutine.
+        spent: The share of the margin that is over, from 0.0; the more, the less is spared.
+        own: Whether the running task is one of the deadline's; of others it may only be
+            expected in the last third.
+    """
+    if not own and spent < 2 / 3:
+        return False
+    for module, function, awaits in stack:
+        package = module.partition(".")[0]
+        if package in _NEVER or function == "__del__":
+            return False
+        if spent < 1 / 3 and (package in _LATE or function in _LATE_FUNCTIONS):
+            return False
+        if awaits:
+            return True
+    return False  # a plain callback of the loop's, or the loop itself
+
+
+_AWAITS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+
+
+def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _place(frame: FrameType) -> Place:
+    code = frame.f_code
+    return Place(str(frame.f_globals.get("__name__", "")), code.co_name, bool(code.co_flags & _AWAITS))
+
+
+def _positions(frame: FrameType | None) -> list[tuple[CodeType, int]]:
+    """The stack of the blocking code, outermost coroutine first."""
+    stack = [(one.f_code, one.f_lasti) for one in _outward(frame)]
+    task = max((at for at, (code, _) in enumerate(stack) if code.co_flags & _AWAITS), default=0)
+    return stack[: task + 1][:LONGEST_STACK][::-1]
+
+
+# --- the alarm --------------------------------------------------------------------------------------------
+
+
+class Target(Protocol):
+    """On whose behalf the alarm rings. Instants are on the clock of `time.monotonic`."""
+
+    @property
+    def strikes_at(self) -> float:
+        """From when on what blocks the loop is interrupted. It may change at any time."""
+
+    @property
+    def spared(self) -> tuple[float, float]:
+        """When the margin began, and its length, which is more than zero."""
+
+    def covers(self, context: contextvars.Context) -> bool:
+        """Whether what runs in this context belongs to it."""
+
+    def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
+        """What blocks the loop is about to be interrupted there. Called in a signal handler: be brief."""
+
+
+class Alarm:
+    """The process's alarm: SIGALRM and its timer.
+
+    Attributes:
+        raised: How often it has interrupted something, in this process.
+    """
+
+    def __init__(self) -> None:
+        self.raised = 0
+        self._targets: list[tuple[Target, asyncio.AbstractEventLoop]] = []
+        self._asked = False
+        self._refused: set[str] = set()
+        self._before: tuple[Any, float, float, float] = (None, 0.0, 0.0, 0.0)
+
+    def arm(self, target: Target, loop: asyncio.AbstractEventLoop) -> None:
+        """Ring for `target` until it is disarmed.
+
+        Where that is not possible it is said once, by the event `deadline.interrupt_unavailable`.
+        """
+        if (not self._targets or threading.current_thread() is not threading.main_thread()) and (
+            reason := self._take()
+        ):
+            if reason not in self._refused:
+                self._refused.add(reason)
+                emit("deadline.interrupt_unavailable", logging.WARNING, reason=reason)
+            return
+        self._targets.append((target, loop))
+        self.reset()
+
+    def disarm(self, target: Target) -> None:
+        """Ring no more for `target`, if it was armed."""
+        for at in range(len(self._targets) - 1, -1, -1):
+            if self._targets[at][0] is target:
+                del self._targets[at]
+                if not self._targets:
+                    self._give_back()
+                return
+
+    def reset(self) -> None:
+        """Set the timer anew, because a target's instant has changed."""
+        if self._targets:
+            self._ring_in(min(target.strikes_at for target, _ in self._targets) - time.monotonic())
+
+    def _take(self) -> str | None:
+        """Take over handler and timer, or say why not."""
+        if not hasattr(signal, "setitimer"):
+            return "no SIGALRM on this platform"
+        if threading.current_thread() is not threading.main_thread():
+            return "not in the main thread"
+        if signal.getsignal(signal.SIGALRM) is None:
+            return "SIGALRM is handled by C code"
+        left, interval = signal.setitimer(signal.ITIMER_REAL, 0.0)
+        self._before = (signal.signal(signal.SIGALRM, self._rings), left, interval, time.monotonic())
+        self._asked = False
+        return None
+
+    def _give_back(self) -> None:
+        if signal.getsignal(signal.SIGALRM) != self._rings:
+            return  # somebody in the block took it, and has it now
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        handler, left, interval, since = self._before
+        signal.signal(signal.SIGALRM, handler)
+        if left > 0.0:
+            signal.setitimer(signal.ITIMER_REAL, max(RETRY, left - (time.monotonic() - since)), interval)
+
+    def _ring_in(self, seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.0 if seconds == math.inf else max(RETRY, seconds), FALLBACK)
+
+    def _rings(self, _number: int, frame: FrameType | None) -> None:
+        """Handle SIGALRM. What is raised here comes out where the main thread just was."""
+        now = time.monotonic()
+        loop = asyncio._get_running_loop()  # noqa: SLF001  # the public one raises
+        late = [target for target, its in self._targets if its is loop and now >= target.strikes_at]
+        if not late:
+            self.reset()
+            return
+        if not self._asked:
+            self._asked = True
+            self._ring_in(TICK)
+            assert loop is not None
+            loop.call_soon_threadsafe(self._answered, context=contextvars.Context())
+            return
+        self._ring_in(RETRY)
+        if asyncio.current_task(loop) is None:
+            return
+        context = contextvars.copy_context()
+        for target in reversed(late):
+            began, length = target.spared
+            own = target.covers(context)
+            if interruptible(map(_place, _outward(frame)), (now - began) / length, own=own):
+                self._ring_in(max(FALLBACK, length / 10))
+                self.raised += 1
+                target.struck(_positions(frame), own=own)
+                raise Interrupted
+
+    def _answered(self) -> None:
+        """The loop runs."""
+        self._asked = False
+
+
+alarm: Final = Alarm()

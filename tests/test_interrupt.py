@@ -1,0 +1,650 @@
+"""Interrupting what blocks the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+import uvloop
+
+from deadline import DeadlineExceeded, _scope, deadline, subscribe
+from deadline._interrupt import Interrupted, Place, alarm, interruptible
+from deadline.testing import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from deadline import Event
+
+SOON = 0.02
+LONG = 5.0
+"""Longer than any test may take: what lasts so long was not interrupted."""
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _signals_come_back() -> Iterator[None]:
+    """After every test nobody holds the alarm."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    after, timer = signal.getsignal(signal.SIGALRM), signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    assert (after, timer[0]) == (before, 0.0)
+    assert not alarm._targets
+
+
+@pytest.fixture(params=[asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
+    """Run a coroutine to its end on a loop of this kind, in the time that a test may take."""
+
+    def run(work: Any) -> Any:
+        before = time.monotonic()
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            try:
+                return runner.run(work)
+            finally:
+                assert time.monotonic() - before < LONG - 1
+
+    return run
+
+
+def block(seconds: float = LONG) -> None:
+    """Keep the loop from everything."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(min(seconds, 0.5))
+
+
+async def blocks() -> None:
+    block()
+
+
+# --- the decision -----------------------------------------------------------------------------------------
+
+USERS = Place("orders", "handle", awaits=True)
+
+
+def of(module: str, function: str = "f") -> Place:
+    return Place(module, function, awaits=False)
+
+
+@pytest.mark.parametrize(
+    ("stack", "from_share"),
+    [
+        ([USERS], 0.0),
+        ([of("time"), of("orders"), USERS], 0.0),
+        ([of("threading"), USERS], 0.0),
+        ([of("queue"), USERS], 0.0),
+        ([of("concurrent.futures._base", "result"), USERS], 0.0),
+        ([of("asyncio_tools"), of("deadlines"), USERS], 0.0),
+        ([of("weakref"), USERS], 1 / 3),
+        ([of("_weakrefset"), USERS], 1 / 3),
+        ([of("orders"), of("logging.handlers"), USERS], 1 / 3),
+        ([of("orders"), of("importlib._bootstrap"), USERS], 1 / 3),
+        ([of("orders"), of("_frozen_importlib"), USERS], 1 / 3),
+        ([of("threading", "__enter__"), USERS], 1 / 3),
+        ([of("contextlib", "__exit__"), USERS], 1 / 3),
+        ([of("orders"), of("orders", "__del__"), USERS], None),
+        ([of("asyncio.base_events"), USERS], None),
+        ([Place("asyncio.tasks", "sleep", awaits=True), USERS], None),
+        ([of("anyio._backends._asyncio"), USERS], None),
+        ([of("uvloop"), USERS], None),
+        ([of("deadline._scope"), USERS], None),
+        ([USERS, of("asyncio.events"), of("__main__")], 0.0),
+        ([of("orders"), of("asyncio.events")], None),
+        ([of("orders")], None),
+        ([], None),
+    ],
+    ids=lambda value: "-".join(one.module for one in value) if isinstance(value, list) else None,
+)
+def test_what_may_be_interrupted_and_when(stack: list[Place], from_share: float | None) -> None:
+    """Never the loop's own books, nor a `__del__`, nor what is no task; some places only later."""
+    for spent in (0.0, 0.2, 0.34, 0.6, 0.99, 5.0):
+        expected = from_share is not None and spent >= from_share
+        assert interruptible(stack, spent, own=True) is expected
+        assert interruptible(stack, spent, own=False) is (expected and spent >= 2 / 3)
+
+
+# --- a scope ----------------------------------------------------------------------------------------------
+
+
+async def in_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(LONG))
+        group.create_task(blocks())
+
+
+async def in_anyio_group() -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(asyncio.sleep, LONG)
+        group.start_soon(blocks)
+
+
+async def gathered() -> None:
+    await asyncio.gather(blocks())
+
+
+async def gathered_and_kept() -> None:
+    await asyncio.gather(blocks(), return_exceptions=True)
+
+
+async def waited_for() -> None:
+    await asyncio.wait([asyncio.create_task(blocks())])
+
+
+async def swallowed() -> None:
+    for _ in range(3):
+        try:
+            block()
+        except BaseException:
+            pass
+
+
+async def swallowed_and_awaited() -> None:
+    await swallowed()
+    await asyncio.sleep(LONG)
+
+
+async def raised_as_cancelled() -> None:
+    try:
+        block()
+    except BaseException:
+        raise asyncio.CancelledError from None
+
+
+async def deadlocked() -> None:
+    lock = threading.Condition()
+    with lock:
+        lock.wait()
+
+
+WAYS: list[Callable[[], Awaitable[None]]] = [
+    blocks, in_group, in_anyio_group, gathered, gathered_and_kept, waited_for, swallowed,
+    swallowed_and_awaited, raised_as_cancelled, deadlocked,
+]  # fmt: skip
+
+
+@slow
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_whatever_blocks_ends_in_the_deadlines_error(run: Callable[..., Any], way: Any) -> None:
+    """Also if the interrupt was lost on its way: an interrupted scope never lets its result stand."""
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(SOON, margin=0.0, interrupt=True) as dl:
+                await way()
+        assert caught.value.deadline is dl
+        assert caught.value.report.blocked
+        assert dl.overran == 0.0
+        if way is not in_group or sys.version_info >= (3, 13):  # python/cpython#116720
+            assert (task := asyncio.current_task()) is not None
+            assert task.cancelling() == 0
+        await asyncio.sleep(0)  # nothing is left of it
+
+    run(main())
+
+
+@slow
+def test_the_report_shows_the_blocking_stack(run: Callable[..., Any]) -> None:
+    """From the outermost coroutine to the line that blocks; in the message, rendered, and as JSON."""
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(SOON, interrupt=True):
+                await blocks()
+        report = caught.value.report
+        assert [link.function.rpartition(".")[2] for link in report.blocked] == ["main", "blocks", "block"]
+        assert report.to_dict()["blocked"][-1]["file"] == __file__
+        assert "blocking the loop, interrupted" in report.render()
+        assert "blocked in block (" in str(caught.value)
+
+    run(main())
+
+
+@slow
+def test_a_step_that_is_interrupted_is_cut() -> None:
+    """It has not failed by itself."""
+    from deadline import step
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(SOON, interrupt=True):
+                with step("blocking"):
+                    block()
+        assert caught.value.report.steps[0].status == "cut"
+
+    asyncio.run(main())
+
+
+@slow
+def test_without_the_switch_nothing_is_interrupted() -> None:
+    """The default: the body goes on, and its result stands."""
+
+    async def main() -> None:
+        async with deadline(SOON) as dl:
+            block(0.1)
+        assert dl.overran > 0.05
+
+    asyncio.run(main())
+    assert alarm._targets == []
+
+
+@slow
+def test_a_body_that_blocks_a_little_keeps_its_result() -> None:
+    """Within the two milliseconds in which the loop's own timer would come first."""
+
+    async def main() -> float:
+        async with deadline(SOON, interrupt=True) as dl:
+            end = dl.soft + 0.001
+            while time.monotonic() < end:
+                pass
+        return dl.overran
+
+    assert 0.0 < asyncio.run(main()) < 0.5
+
+
+@slow
+def test_cleaning_up_after_a_cut_is_no_blocking() -> None:
+    """The cut's share of the margin is its own; what blocks beyond it is interrupted."""
+
+    async def clean_up(seconds: float) -> None:
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            block(seconds)
+            done.append(seconds)
+
+    async def main() -> None:
+        for seconds in (0.05, LONG):
+            with pytest.raises(DeadlineExceeded) as caught:
+                async with deadline(SOON + 0.4, margin=0.4, interrupt=True):
+                    await clean_up(seconds)
+            assert bool(caught.value.report.blocked) is (seconds == LONG)
+
+    done: list[float] = []
+    asyncio.run(main())
+    assert done == [0.05]
+
+
+@slow
+def test_what_cleans_up_after_an_interrupt_has_time_for_it() -> None:
+    """A tenth of the margin: an `except` that ends a child process must not be struck itself."""
+    done = []
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(SOON + 2, margin=2.0, interrupt=True):
+                try:
+                    block()
+                except BaseException:
+                    block(0.05)
+                    done.append("cleaned up")
+                    raise
+
+    asyncio.run(main())
+    assert done == ["cleaned up"]
+
+
+@slow
+def test_a_real_error_wins() -> None:
+    """One that is raised while the interrupt unwinds leaves, with a note."""
+
+    async def main() -> None:
+        with pytest.raises(LookupError) as caught:
+            async with deadline(SOON, interrupt=True):
+                try:
+                    block()
+                finally:
+                    raise LookupError
+        assert "while its block was being cut" in caught.value.__notes__[0]
+
+    asyncio.run(main())
+
+
+@slow
+@pytest.mark.parametrize("ending", ["interrupt", "swallow", "await"])
+def test_a_cancellation_from_outside_is_not_swallowed(run: Callable[..., Any], ending: str) -> None:
+    """It arrives while the loop is blocked, and is delivered as soon as something awaits."""
+
+    async def work() -> None:
+        async with deadline(SOON, interrupt=True):
+            tasks[0].cancel()
+            try:
+                block()
+            except BaseException:
+                if ending == "interrupt":
+                    raise
+            if ending == "await":
+                await asyncio.sleep(LONG)
+
+    async def around() -> None:
+        try:
+            await work()
+        except DeadlineExceeded:
+            ended.append("exceeded")
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(around()))
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+
+    tasks: list[asyncio.Task[None]] = []
+    ended: list[str] = []
+    run(main())
+    assert ended == ([] if ending == "await" else ["exceeded"])
+
+
+@slow
+def test_an_object_that_is_deleted_is_left_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised in a `__del__` is printed and lost; the interrupt comes after it."""
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    deleted = []
+
+    class Slow:
+        def __del__(self) -> None:
+            block(SOON + 0.1)
+            deleted.append(True)
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(SOON, interrupt=True):
+                Slow()
+                block()
+
+    asyncio.run(main())
+    assert (deleted, unraisable) == ([True], [])
+
+
+@slow
+def test_an_idle_loop_is_never_interrupted(run: Callable[..., Any]) -> None:
+    """The alarm rings on, while the body refuses to end and waits; nothing is raised anywhere."""
+
+    async def main() -> str:
+        async with deadline(SOON, interrupt=True):
+            end = time.monotonic() + 0.4
+            while time.monotonic() < end:
+                try:
+                    await asyncio.to_thread(time.sleep, 0.05)
+                except asyncio.CancelledError:
+                    pass
+        return "finished"
+
+    before = alarm.raised
+    assert run(main()) == "finished"
+    assert alarm.raised == before
+
+
+# --- nesting ----------------------------------------------------------------------------------------------
+
+
+@slow
+@pytest.mark.parametrize(
+    ("outer", "inner", "owner"),
+    [
+        ({"interrupt": True}, {}, "outer"),
+        ({}, {"interrupt": True}, "inner"),
+        ({"interrupt": True}, {"interrupt": True}, "inner"),
+    ],
+    ids=["outer", "inner", "both"],
+)
+def test_who_asked_for_it_is_who_raises(outer: Any, inner: Any, owner: str) -> None:
+    """The inner deadline ends first, if it interrupts; else the outer one ends it all."""
+
+    async def main() -> None:
+        deadlines = {}
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(SOON + 0.1, **outer) as deadlines["outer"]:
+                async with deadline(SOON, **inner) as deadlines["inner"]:
+                    block()
+        assert caught.value.deadline is deadlines[owner]
+
+    asyncio.run(main())
+
+
+@slow
+def test_the_outer_one_owns_what_both_are_past() -> None:
+    """Ties go to the outer deadline, and so does an expiry that it had first, whoever interrupts."""
+
+    async def main() -> None:
+        for first, second in ((SOON, SOON), (SOON, SOON + 0.05)):
+            inner_raised = False
+            with pytest.raises(DeadlineExceeded) as caught:
+                async with deadline(first) as outer:
+                    try:
+                        async with deadline(second, interrupt=True):
+                            block()
+                    except DeadlineExceeded:
+                        inner_raised = True
+                        raise
+            assert caught.value.deadline is outer
+            assert not inner_raised
+
+    asyncio.run(main())
+
+
+@slow
+def test_the_grace_is_protected_as_well() -> None:
+    """A mitigation that blocks is interrupted before its reserve is gone."""
+
+    async def main() -> float:
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(SOON + 0.2, margin=0.2, interrupt=True) as dl:
+                block()
+        with pytest.raises(DeadlineExceeded) as again:
+            async with caught.value.grace(reserve=0.1):
+                block()
+        assert again.value.report.blocked
+        return dl.hard - time.monotonic()
+
+    assert asyncio.run(main()) > 0.0
+
+
+@slow
+def test_a_task_of_others_is_interrupted_last() -> None:
+    """In the last third of the margin; it ends with the private exception, and the deadline goes on."""
+
+    async def foreign() -> None:
+        await asyncio.sleep(SOON / 2)
+        block()
+
+    async def main() -> None:
+        task = asyncio.create_task(foreign())
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(SOON + 0.3, margin=0.3, interrupt=True) as dl:
+                await asyncio.sleep(LONG)
+        assert dl.hard - 0.11 < time.monotonic()
+        assert isinstance(task.exception(), Interrupted)
+        assert caught.value.report.blocked[0].function.endswith("foreign")
+
+    asyncio.run(main())
+
+
+# --- the signal -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def users_alarm(seconds: float, interval: float = 0.0) -> Iterator[list[float]]:
+    """An alarm of the user's own."""
+    rung: list[float] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
+    signal.setitimer(signal.ITIMER_REAL, seconds, interval)
+    yield rung
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@slow
+def test_the_users_handler_and_the_rest_of_the_timer_come_back() -> None:
+    """After nested deadlines, too, one of which was interrupted."""
+
+    async def main() -> None:
+        async with deadline(LONG, interrupt=True):
+            with pytest.raises(DeadlineExceeded):
+                async with deadline(SOON, interrupt=True):
+                    block()
+            assert signal.getsignal(signal.SIGALRM) == alarm._rings
+
+    with users_alarm(60.0, 7.0):
+        handler = signal.getsignal(signal.SIGALRM)
+        asyncio.run(main())
+        assert signal.getsignal(signal.SIGALRM) is handler
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+        assert 60.0 - LONG < left < 60.0 - SOON
+        assert interval == 7.0
+
+
+@slow
+def test_a_users_alarm_that_was_due_meanwhile_rings_afterwards() -> None:
+    """Late is better than never."""
+
+    async def main() -> None:
+        async with deadline(LONG, interrupt=True):
+            await asyncio.sleep(0.05)
+            assert rung == []
+
+    with users_alarm(0.01) as rung:
+        asyncio.run(main())
+        time.sleep(0.05)
+        assert len(rung) == 1
+
+
+@slow
+def test_who_takes_the_alarm_in_the_block_keeps_it() -> None:
+    """It was taken knowingly; nothing is put in its place."""
+
+    async def main() -> None:
+        async with deadline(LONG, interrupt=True):
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+    before = signal.getsignal(signal.SIGALRM)
+    asyncio.run(main())
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_IGN
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Event]]:
+    """What is told about the interrupt, as by a process that has not told anything yet."""
+    monkeypatch.setattr(alarm, "_refused", set())
+    events: list[Event] = []
+    unsubscribe = subscribe(events.append)
+    yield events
+    unsubscribe()
+
+
+@slow
+def test_in_another_thread_it_is_said_once(told: list[Event]) -> None:
+    """There the block is cut when it awaits, as without; the main thread's alarm is not touched."""
+
+    async def work() -> None:
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded):
+                async with deadline(SOON, interrupt=True):
+                    await asyncio.sleep(LONG)
+
+    async def main() -> None:
+        async with deadline(LONG, interrupt=True):
+            await asyncio.to_thread(asyncio.run, work())
+
+    asyncio.run(main())
+    said = [event.fields["reason"] for event in told if event.name == "deadline.interrupt_unavailable"]
+    assert said == ["not in the main thread"]
+
+
+@pytest.mark.parametrize("missing", ["platform", "C"])
+async def test_where_there_is_no_alarm_it_is_said_once(
+    told: list[Event], monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """On Windows; or where C code has the signal, whose handler could not be given back."""
+    if missing == "platform":
+        monkeypatch.delattr(signal, "setitimer")
+    else:
+        monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    for _ in range(2):
+        async with deadline(LONG, interrupt=True):
+            pass
+    monkeypatch.undo()
+    said = [event.fields["reason"] for event in told if event.name == "deadline.interrupt_unavailable"]
+    assert len(said) == 1
+
+
+def test_a_virtual_clock_has_no_alarm() -> None:
+    """Its hours are over in no time, and the alarm's would not be."""
+
+    async def main() -> None:
+        async with deadline(3600, interrupt=True):
+            assert not alarm._targets
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+
+
+async def test_a_deadline_without_end_has_no_alarm() -> None:
+    """There is nothing to ring for."""
+    async with deadline(None, interrupt=True):
+        assert not alarm._targets
+
+
+async def test_disabled_it_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`DEADLINE_DISABLED` turns it off with everything else."""
+    monkeypatch.setattr(_scope, "DISABLED", True)
+    async with deadline(0.0, interrupt=True):
+        assert not alarm._targets
+
+
+@slow
+def test_at_the_limit_of_recursion_it_is_tried_again(run: Callable[..., Any]) -> None:
+    """The handler itself cannot be called there; the next ring comes all the same."""
+
+    def dive() -> None:
+        try:
+            dive()
+        except RecursionError:
+            pass
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(SOON, interrupt=True):
+                while True:
+                    dive()
+
+    run(main())
+
+
+@slow
+def test_hundreds_of_interrupts_leave_the_loop_whole(run: Callable[..., Any]) -> None:
+    """Scopes are cut at any place of a busy body; the same loop goes on, and every task ends."""
+
+    async def body() -> None:
+        while True:
+            await asyncio.sleep(0)
+            sum(range(1000))
+            end = time.monotonic() + 0.008
+            while time.monotonic() < end:
+                asyncio.get_running_loop().call_soon(int)
+                asyncio.create_task(asyncio.sleep(0))  # noqa: RUF006
+                [len(str(number)) for number in range(50)]
+
+    async def main() -> None:
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+        for _ in range(100):
+            with pytest.raises(DeadlineExceeded):
+                async with deadline(0.003, interrupt=True):
+                    await body()
+        await asyncio.sleep(0.05)
+        assert len(asyncio.all_tasks()) == 1
+        assert complaints == []
+
+    run(main())
