@@ -3,6 +3,7 @@
     soft                                                                hard
       |----------------------------- margin -----------------------------|
       |-- unwinding --|                                                  |  the first quarter
+      |---------- until the helper acts --------|                        |  a half, if nobody else has
       |-------------- an open critical section ----------|               |  up to three quarters
       |------------------------ mitigation --------------------|         |  all but the last share
       |                                                        |-response|  a twentieth, at least 20 ms
@@ -14,6 +15,7 @@ leaves goes to the next.
 from typing import NamedTuple
 
 UNWINDING = 1 / 4
+HELPER = 1 / 2
 SECTION = 3 / 4
 RESPONSE = 1 / 20
 RESPONSE_AT_LEAST = 0.020
@@ -23,6 +25,7 @@ class Shares(NamedTuple):
     """Instants on the clock of `soft` and `hard`, in order: none is after the next."""
 
     unwinding: float
+    helper: float
     section: float
     mitigation: float
 
@@ -35,17 +38,19 @@ def shares(soft: float, hard: float) -> Shares:
         hard: When the platform ends us, on the same clock. Not before `soft`.
 
     Returns:
-        Until when unwinding, an open critical section, and mitigation may last. Without a hard end
+        Until when unwinding may last, the helper process waits, and an open critical section and mitigation
+        may last. Without a hard end
         (`inf`) none of them ends. A margin shorter than the response's share goes to the response.
     """
     if hard < soft:
         raise ValueError(f"hard: {hard} is before soft, {soft}")
     margin = hard - soft
     if margin == float("inf"):
-        return Shares(hard, hard, hard)
+        return Shares(hard, hard, hard, hard)
     mitigation = max(soft, hard - max(margin * RESPONSE, RESPONSE_AT_LEAST))
     return Shares(
         unwinding=min(soft + margin * UNWINDING, mitigation),
+        helper=min(soft + margin * HELPER, mitigation),
         section=min(soft + margin * SECTION, mitigation),
         mitigation=mitigation,
     )

@@ -6,6 +6,7 @@ Importing it loads no SDK; `install` does.
 from deadline.aws._handler import handler
 from deadline.aws._install import install
 from deadline.aws._limits import limits
+from deadline.aws._notice import Notice
 from deadline.aws._warm_up import warm_up
 
-__all__ = ["handler", "install", "limits", "warm_up"]
+__all__ = ["Notice", "handler", "install", "limits", "warm_up"]

@@ -19,11 +19,15 @@ from deadline._source import DefaultMargin, checked_margin, seconds
 from deadline.aws._environment import Lifespan, environment, replace_environment
 from deadline.aws._failure import full_traceback, told
 from deadline.aws._invocation import Invocation, Outcome
+from deadline.aws._notifier import Notifier, notifier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
+
+    from deadline.aws._message import Redact
+    from deadline.aws._notice import Notice
 
 Event_contra = TypeVar("Event_contra", contravariant=True)
 Context_contra = TypeVar("Context_contra", contravariant=True)
@@ -88,6 +92,7 @@ class Plan:
     name: str
     error: type[DeadlineExceeded]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
+    notifier: Notifier | None = None
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Awaitable[Any]] | None = None
     warned: bool = False
@@ -101,6 +106,7 @@ class Plan:
             outcome = environment().run(invocation.run(), invocation.interrupt)
         except BaseException as error:  # noqa: BLE001  # nothing but an Exception may leave
             outcome = Outcome(None, error)
+        invocation.close()
         if invocation.stuck:
             emit("aws.loop_replaced", logging.WARNING, function=self.name)
             replace_environment()
@@ -172,6 +178,10 @@ def handler(
     error: type[DeadlineExceeded] = DeadlineExceeded,
     name: str | None = None,
     lifespan: None = None,
+    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice_errors: bool = True,
+    redact: Redact | None = None,
+    helper: bool = False,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]]],
     LambdaFunction[Event_contra, Context_contra, Response_co],
@@ -186,6 +196,10 @@ def handler(
     name: str | None = None,
     lifespan: Callable[[], AbstractAsyncContextManager[Resources]],
     eager: bool = False,
+    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice_errors: bool = True,
+    redact: Redact | None = None,
+    helper: bool = False,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra, Resources], Coroutine[Any, Any, Response_co]]],
     LambdaFunction[Event_contra, Context_contra, Response_co],
@@ -201,6 +215,10 @@ def handler(
     name: str | None = None,
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     eager: bool = False,
+    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice_errors: bool = True,
+    redact: Redact | None = None,
+    helper: bool = False,
 ) -> Any:
     """Make an `async def f(event, context)` a plain function that Lambda can call.
 
@@ -226,12 +244,19 @@ def handler(
             of its own, under the deadline of the invocation that needs it.
         eager: Enter the lifespan when the module is imported, in Lambda's time for initialising; not where
             the process is copied after that (SnapStart, Managed Instances).
+        notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
+            `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message, a dict. At
+            most one an invocation. Default: the environment's `DEADLINE_NOTICE`, an ARN or a queue's URL.
+        notice_errors: Whether errors that nobody handled are told, too.
+        redact: A function that takes the message and returns what of it may leave.
+        helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
 
     Returns:
         The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction`.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
+        ImportError: A notice is to be sent, and there is no SDK.
     """
     check_name_and_error(name, error)
     margin_of = checked_margin(margin, default=_default_margin())
@@ -239,6 +264,9 @@ def handler(
     def make(function: Callable[..., Awaitable[Any]]) -> Any:
         _check_function(function, "function", 2 if lifespan is None else 3)
         plan = Plan(function, margin_of, name or function.__name__, error, lifespan)
+        plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
+        if plan.notifier is not None and _initialises_here():
+            plan.notifier.initialise(plan.outside)
         if eager and _initialises_here():
             environment().run(plan.resources())
         return _lambda_function(plan)

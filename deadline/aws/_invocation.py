@@ -9,7 +9,8 @@ The body runs in a task of its own, so that the one that answers is free to go o
 1. at soft the deadline cuts the body; it unwinds, and a DeadlineExceeded ends its task;
 2. a body that has not ended by its share of the margin is left behind: its coroutine is closed, and those of
    the tasks that it started;
-3. `on_exceeded` then runs in a fresh task, in a context from before the deadline, bounded by its own share;
+3. `on_exceeded` then runs in a fresh task, in a context from before the deadline, bounded by its own share,
+   and beside it the notice is sent, if there is one;
 4. in the end, what the invocation has started and not ended is cancelled, or closed, and named. The
    environment is frozen after the answer: whatever is left would act in the next invocation.
 """
@@ -34,11 +35,16 @@ from deadline._sighting import context_of
 from deadline._source import checked
 from deadline.aws._abandon import abandon
 from deadline.aws._batch_sources import loses_work
+from deadline.aws._message import error_part, exceeded_part
+from deadline.aws._notifier import Word
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
     from deadline.aws._handler import Plan
+
+WITHOUT_LIMIT: Final = 1.0
+"""Seconds for telling of an error where there is no deadline, and so no margin to take them from."""
 
 DRAINING: Final = 0.2
 """Seconds for which the end of an invocation waits for the tasks that it has cancelled."""
@@ -90,6 +96,7 @@ class Invocation:
         self._worker: asyncio.Task[Outcome] | None = None
         self._interruption: BaseException | None = None
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
+        self._word = None if plan.notifier is None else Word(plan.notifier, plan.name, event, context)
         self.stuck = False
 
     async def run(self) -> Outcome:
@@ -102,6 +109,9 @@ class Invocation:
                 return await self._exceeded(await self._leave_behind())
             if isinstance(outcome.error, DeadlineExceeded) and self._is_ours(outcome.error):
                 return await self._exceeded(outcome.error)
+            if outcome.error is not None and self._word and self._word.on_error:
+                until = self._telling()
+                await self._told(self._tell(error_part(outcome.error), until), until)
             return outcome
         finally:
             sys.set_asyncgen_hooks(*hooks)
@@ -113,10 +123,20 @@ class Invocation:
         if self._worker is not None:
             self._worker.cancel()
 
+    def close(self) -> None:
+        """Have no helper process act for it any more; wait for one that does, until it is time to answer."""
+        if self._word is not None:
+            dl = self._deadline
+            self._word.close(
+                0.0 if math.isnan(dl.soft) else max(0.0, shares(dl.soft, dl.hard).mitigation - dl.now())
+            )
+
     # --- the body -----------------------------------------------------------------------------------------
 
     async def _body(self) -> Any:
         async with self._deadline:
+            if self._word is not None:
+                self._word.arm(self._deadline)
             self._given = await self._resources()
             return await self._plan.function(self._event, self._context, *self._given)
 
@@ -124,6 +144,8 @@ class Invocation:
         dl = self._deadline
         if math.isnan(dl.soft):  # not entered: a deadline around it, of whoever called `invoke`, is past
             return math.inf
+        if self._word is not None:
+            self._word.postpone(dl)
         return shares(dl.soft, dl.hard).unwinding
 
     def _is_ours(self, exceeded: DeadlineExceeded) -> bool:
@@ -155,9 +177,16 @@ class Invocation:
             mitigated=plan.mitigation is not None,
             report=exceeded.report.render(),
         )
+        ends = shares(dl.soft, dl.hard).mitigation
+        telling = self._tell(exceeded_part(exceeded), ends) if self._word else None
+        outcome = await self._mitigated(exceeded, ends)
+        await self._told(telling, ends)
+        return outcome
+
+    async def _mitigated(self, exceeded: DeadlineExceeded, ends: float) -> Outcome:
+        plan, dl = self._plan, self._deadline
         if plan.mitigation is None:
             return Outcome(None, exceeded)
-        ends = shares(dl.soft, dl.hard).mitigation
         grace = exceeded.grace(reserve=dl.hard - ends)
         outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.hard) / 2)
         if outcome is None:
@@ -176,6 +205,27 @@ class Invocation:
         assert self._plan.mitigation is not None
         async with grace:
             return await self._plan.mitigation(exceeded, self._event, self._context, *self._given)
+
+    # --- the notice ---------------------------------------------------------------------------------------
+
+    def _tell(self, part: dict[str, Any], until: float) -> asyncio.Task[None]:
+        assert self._word is not None
+        work = self._word.send(part, until, self._plan.outside)
+        return asyncio.get_running_loop().create_task(work, name="notice", context=self._outer.copy())
+
+    def _telling(self) -> float:
+        """Until when an error is told: for as long as an expiry would be, and not longer than that."""
+        dl = self._deadline
+        if not dl.hard < math.inf:  # also if it was not entered
+            return asyncio.get_running_loop().time() + WITHOUT_LIMIT
+        ends = shares(dl.soft, dl.hard).mitigation
+        return min(ends, dl.now() + ends - dl.soft)
+
+    async def _told(self, telling: asyncio.Task[None] | None, until: float) -> None:
+        """Wait for the notice, no longer than it may take and a moment for its end."""
+        if telling is not None:
+            left = until - asyncio.get_running_loop().time()
+            await asyncio.wait([telling], timeout=max(0.0, left) + (self._deadline.hard - until) / 2)
 
     # --- tasks --------------------------------------------------------------------------------------------
 
