@@ -62,7 +62,7 @@ def test_the_response_gets_its_least(soft: float, margin: float) -> None:
 @unhurried
 @given(soft=instants, margin=margins)
 def test_nobody_gets_more_than_a_share(soft: float, margin: float) -> None:
-    """Unwinding never has more than a quarter of the margin, the helper waits for a half, a section never more than three."""
+    """Unwinding never has more than a quarter of the margin, the helper than a half, a section than three."""
     hard = soft + margin
     unwinding, helper, section, _ = shares(soft, hard)
     dust = 4 * math.ulp(hard + 1)

@@ -19,7 +19,6 @@ from deadline._source import DefaultMargin, checked_margin, seconds
 from deadline.aws._environment import Lifespan, environment, replace_environment
 from deadline.aws._failure import full_traceback, told
 from deadline.aws._invocation import Invocation, Outcome
-from deadline.aws._notifier import Notifier, notifier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from deadline.aws._message import Redact
     from deadline.aws._notice import Notice
+    from deadline.aws._notifier import Notifier
 
 Event_contra = TypeVar("Event_contra", contravariant=True)
 Context_contra = TypeVar("Context_contra", contravariant=True)
@@ -245,8 +245,8 @@ def handler(
         eager: Enter the lifespan when the module is imported, in Lambda's time for initialising; not where
             the process is copied after that (SnapStart, Managed Instances).
         notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
-            `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message, a dict. At
-            most one an invocation. Default: the environment's `DEADLINE_NOTICE`, an ARN or a queue's URL.
+            `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message,
+            a dict. At most one an invocation. Default: the environment's `DEADLINE_NOTICE`.
         notice_errors: Whether errors that nobody handled are told, too.
         redact: A function that takes the message and returns what of it may leave.
         helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
@@ -264,7 +264,10 @@ def handler(
     def make(function: Callable[..., Awaitable[Any]]) -> Any:
         _check_function(function, "function", 2 if lifespan is None else 3)
         plan = Plan(function, margin_of, name or function.__name__, error, lifespan)
-        plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
+        if notice is not None or helper or "DEADLINE_NOTICE" in os.environ:
+            from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
+
+            plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
         if plan.notifier is not None and _initialises_here():
             plan.notifier.initialise(plan.outside)
         if eager and _initialises_here():

@@ -35,8 +35,6 @@ from deadline._sighting import context_of
 from deadline._source import checked
 from deadline.aws._abandon import abandon
 from deadline.aws._batch_sources import loses_work
-from deadline.aws._message import error_part, exceeded_part
-from deadline.aws._notifier import Word
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -96,7 +94,7 @@ class Invocation:
         self._worker: asyncio.Task[Outcome] | None = None
         self._interruption: BaseException | None = None
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
-        self._word = None if plan.notifier is None else Word(plan.notifier, plan.name, event, context)
+        self._word = None if plan.notifier is None else plan.notifier.word(plan.name, event, context)
         self.stuck = False
 
     async def run(self) -> Outcome:
@@ -111,7 +109,7 @@ class Invocation:
                 return await self._exceeded(outcome.error)
             if outcome.error is not None and self._word and self._word.on_error:
                 until = self._telling()
-                await self._told(self._tell(error_part(outcome.error), until), until)
+                await self._told(self._tell(outcome.error, until), until)
             return outcome
         finally:
             sys.set_asyncgen_hooks(*hooks)
@@ -178,7 +176,7 @@ class Invocation:
             report=exceeded.report.render(),
         )
         ends = shares(dl.soft, dl.hard).mitigation
-        telling = self._tell(exceeded_part(exceeded), ends) if self._word else None
+        telling = self._tell(exceeded, ends) if self._word else None
         outcome = await self._mitigated(exceeded, ends)
         await self._told(telling, ends)
         return outcome
@@ -208,9 +206,10 @@ class Invocation:
 
     # --- the notice ---------------------------------------------------------------------------------------
 
-    def _tell(self, part: dict[str, Any], until: float) -> asyncio.Task[None]:
+    def _tell(self, error: BaseException, until: float) -> asyncio.Task[None]:
         assert self._word is not None
-        work = self._word.send(part, until, self._plan.outside)
+        expired = isinstance(error, DeadlineExceeded) and self._is_ours(error)
+        work = self._word.send(error, until, self._plan.outside, expired=expired)
         return asyncio.get_running_loop().create_task(work, name="notice", context=self._outer.copy())
 
     def _telling(self) -> float:

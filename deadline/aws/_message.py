@@ -14,8 +14,6 @@ from deadline.aws._failure import full_traceback, told
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deadline._errors import DeadlineExceeded
-
     Redact = Callable[[dict[str, Any]], dict[str, Any]]
 
 VERSION: Final = 1
@@ -45,7 +43,7 @@ def message(request_id: str | None, function: str, version: str | None, event: A
     }
 
 
-def exceeded_part(exceeded: DeadlineExceeded) -> dict[str, Any]:
+def exceeded_part(exceeded: Any) -> dict[str, Any]:
     """What is known of an expiry."""
     return {"message": str(exceeded)[:LONGEST], "report": exceeded.report.to_dict()}
 

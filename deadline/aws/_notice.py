@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 if TYPE_CHECKING:
@@ -25,15 +24,15 @@ MEGABYTE: Final = 1_000_000
 LEAST: Final = 2_048
 """Bytes that a message has without what can be cut."""
 
-_PLACE: Final = re.compile(r"\{(message|reason|request_id|function)\}")
-_TARGET: Final = re.compile(
-    r"arn:(?P<partition>[^:]+):(?P<service>[^:]+):(?P<region>[^:]*):(?P<account>[^:]*):(?P<name>.+)"
+# Compiled when they are used, and kept by `re`: a cold start has better things to do.
+_PLACE: Final = r"\{(message|reason|request_id|function)\}"
+_TARGET: Final = (
+    "arn:(?P<partition>[^:]+):(?P<service>[^:]+):(?P<region>[^:]*):(?P<account>[^:]*):(?P<name>.+)"
 )
-_QUEUE: Final = re.compile(r"https?://[^/]+/\d+/[^/]+")
+_QUEUE: Final = r"https?://[^/]+/\d+/[^/]+"
 
 
 @final
-@dataclass(frozen=True)
 class Notice:
     """An AWS operation that tells somebody: `aws.Notice("sqs", "SendMessage", {...})`.
 
@@ -46,7 +45,7 @@ class Notice:
             {"TableName": "unfinished", "Item": {"id": {"S": "{request_id}"}, "notice": {"S": "{message}"}}},
         )
 
-    Attributes:
+    Args:
         service: As botocore calls it: `sqs`.
         operation: As the API calls it: `SendMessage`.
         parameters: The operation's.
@@ -55,19 +54,29 @@ class Notice:
         region: Where to; `None` for the function's own.
     """
 
-    service: str
-    operation: str
-    parameters: Mapping[str, Any]
-    limit: int = QUARTER
-    region: str | None = None
-
-    def __post_init__(self) -> None:
-        if "{message}" not in json.dumps(self.parameters, default=repr):
+    def __init__(
+        self,
+        service: str,
+        operation: str,
+        parameters: Mapping[str, Any],
+        *,
+        limit: int = QUARTER,
+        region: str | None = None,
+    ) -> None:
+        if "{message}" not in repr(parameters):
             raise ValueError(
                 "parameters: nothing in them says what happened; write '{message}' where the message goes"
             )
-        if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < LEAST:
-            raise ValueError(f"limit: expected a number of bytes, {LEAST} at least; got {self.limit!r}")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < LEAST:
+            raise ValueError(f"limit: expected a number of bytes, {LEAST} at least; got {limit!r}")
+        self.service = service
+        self.operation = operation
+        self.parameters = parameters
+        self.limit = limit
+        self.region = region
+
+    def __repr__(self) -> str:
+        return f"<Notice {self.service} {self.operation}>"
 
     @classmethod
     def to(cls, target: str) -> Self:
@@ -76,8 +85,8 @@ class Notice:
         Raises:
             ValueError: It is none of these.
         """
-        arn = _TARGET.fullmatch(target)
-        if arn is None and _QUEUE.fullmatch(target):
+        arn = re.fullmatch(_TARGET, target)
+        if arn is None and re.fullmatch(_QUEUE, target):
             return cls.sqs(target)
         match arn and (arn["service"], arn["name"].partition("/")[0].partition(":")[0]):
             case ("lambda", "function"):
@@ -104,7 +113,7 @@ class Notice:
             function: Its ARN or name.
         """
         parameters = {"FunctionName": function, "InvocationType": "Event", "Payload": "{message}"}
-        return cls("lambda", "Invoke", parameters, MEGABYTE, _region(function))
+        return cls("lambda", "Invoke", parameters, limit=MEGABYTE, region=_region(function))
 
     @classmethod
     def sqs(cls, queue_url: str) -> Self:
@@ -139,7 +148,7 @@ class Notice:
 
         def filled(value: Any) -> Any:
             if isinstance(value, str):
-                return _PLACE.sub(lambda place: str(fields.get(place[1])), value)
+                return re.sub(_PLACE, lambda place: str(fields.get(place[1])), value)
             if isinstance(value, dict):
                 return {key: filled(inner) for key, inner in value.items()}
             return [filled(inner) for inner in value] if isinstance(value, list | tuple) else value
@@ -155,7 +164,7 @@ def check_answer(answer: Mapping[str, Any]) -> None:
 
 
 def _region(arn: str) -> str | None:
-    match = _TARGET.fullmatch(arn)
+    match = re.fullmatch(_TARGET, arn)
     return (match and match["region"]) or None
 
 

@@ -25,7 +25,7 @@ from deadline.aws._environment import Lifespan, environment, running_environment
 from deadline.aws._helper import Helper
 from deadline.aws._install import install
 from deadline.aws._limits import limits
-from deadline.aws._message import message, sealed
+from deadline.aws._message import error_part, exceeded_part, message, sealed
 from deadline.aws._notice import MEGABYTE, Notice, check_answer
 from deadline.aws._warm_up import warm_up
 
@@ -55,6 +55,10 @@ class Notifier:
         self._redact = redact
         self.on_error = on_error
         self.helper = Helper(target, redact) if helper and isinstance(target, Notice) else None
+
+    def word(self, name: str, event: Any, context: Any) -> Word:
+        """The notice that an invocation may send."""
+        return Word(self, name, event, context)
 
     def initialise(self, outside: contextvars.Context) -> None:
         """Open the client, in Lambda's init phase: a small function has no time for it in its margin."""
@@ -129,25 +133,29 @@ class Word:
         if self._notifier.helper is not None:
             self._notifier.helper.postpone(shares(dl.soft, dl.hard).helper - dl.now())
 
-    async def send(self, part: dict[str, Any], until: float, outside: contextvars.Context) -> None:
+    async def send(
+        self, error: BaseException, until: float, outside: contextvars.Context, *, expired: bool
+    ) -> None:
         """Send it, if nobody has; never raises an error.
 
         Args:
-            part: What is known of the reason.
+            error: What happened.
             until: When to give up, on the loop's clock.
             outside: What a client is opened in.
+            expired: Whether `error` says that the time is up.
         """
         helper = self._notifier.helper
         if self._begun or (helper is not None and not helper.stand_down()):
             return
         self._begun = True
-        what = message(self._request_id, self._name, self._version, self._event) | part
+        what = message(self._request_id, self._name, self._version, self._event)
+        what |= exceeded_part(error) if expired else error_part(error)
         try:
             async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
                 await self._notifier.send(what, outside)
-        except BaseException as error:
-            self._tell("aws.notice_failed", logging.WARNING, error=repr(error))
-            if not isinstance(error, Exception):
+        except BaseException as failure:
+            self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
+            if not isinstance(failure, Exception):
                 raise
         else:
             self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
@@ -215,7 +223,7 @@ def _from_environment() -> Notice | None:
     try:
         checked = _checked(target) if target else None
     except (ValueError, ImportError) as error:
-        logger.warning("DEADLINE_NOTICE is not used: %s", error)
+        logger.warning("DEADLINE_NOTICE is not used, %s", error)
         return None
     assert checked is None or isinstance(checked, Notice)
     return checked
