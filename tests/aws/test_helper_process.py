@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import boto3
 import pytest
 
 import deadline
+from deadline import aws
+from deadline.aws._helper import Helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,13 +109,13 @@ def test_nothing_is_told_while_it_lies_frozen(function: Emulator, queue: Queue) 
 
 
 def test_a_helper_that_was_killed_costs_nothing(function: Emulator, queue: Queue) -> None:
-    """The next invocation gets another; the event says so."""
+    """The next invocation has another; the event says so."""
     (helper,) = function.invoke({}).response["helpers"]
     os.kill(helper, signal.SIGKILL)
     wait_for_the_end_of(helper)
     after = function.invoke({})
     assert "aws.helper_lost" in after.log
-    (another,) = function.invoke({}).response["helpers"]
+    (another,) = after.response["helpers"]
     assert another != helper
     assert queue.received() == []
 
@@ -128,6 +131,25 @@ def test_each_forked_worker_has_its_own(queue: Queue, emulator: Callable[..., Em
             break
     assert all(len(own) == 1 for all_of_one in helpers.values() for own in all_of_one)
     assert len({own[0] for all_of_one in helpers.values() for own in all_of_one}) == len(helpers)
+
+
+def test_whoever_is_first_is_alone(queue: Queue) -> None:
+    """The main process and the helper at the same instant, again and again: exactly one has the notice."""
+    helper = Helper(aws.Notice.to(queue.url), None)
+    chance = random.Random(5)
+    theirs = []
+    try:
+        for shot in range(60):
+            seconds = 0.0 if shot == 0 else 0.02  # the first one waits for the helper to be there
+            helper.arm((str(shot), "f", None, {}), seconds)
+            time.sleep(1.0 if shot == 0 else max(0.0, seconds + chance.uniform(-0.003, 0.003)))
+            if not helper.stand_down():
+                assert helper.has_sent(5.0)
+                theirs.append(str(shot))
+    finally:
+        helper.kill()
+    assert [said["request_id"] for said in queue.received()] == theirs
+    assert 0 < len(theirs) < 60
 
 
 def test_it_dies_with_the_main_process(queue: Queue) -> None:
