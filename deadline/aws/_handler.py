@@ -268,7 +268,7 @@ def handler(
             from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
 
             plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
-        if plan.notifier is not None and _initialises_here():
+        if plan.notifier is not None and _initialises_here() and not _scope.DISABLED:
             plan.notifier.initialise(plan.outside)
         if eager and _initialises_here():
             environment().run(plan.resources())

@@ -223,8 +223,8 @@ class Invocation:
     async def _told(self, telling: asyncio.Task[None] | None, until: float) -> None:
         """Wait for the notice, no longer than it may take and a moment for its end."""
         if telling is not None:
-            left = until - asyncio.get_running_loop().time()
-            await asyncio.wait([telling], timeout=max(0.0, left) + (self._deadline.hard - until) / 2)
+            left = max(0.0, until - asyncio.get_running_loop().time())
+            await asyncio.wait([telling], timeout=left + min(DRAINING, (self._deadline.hard - until) / 2))
 
     # --- tasks --------------------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ def test_whoever_is_first_is_alone(queue: Queue) -> None:
                 theirs.append(str(shot))
     finally:
         helper.kill()
-    assert [said["request_id"] for said in queue.received()] == theirs
+    assert sorted(said["request_id"] for said in queue.received()) == sorted(theirs)
     assert 0 < len(theirs) < 60
 
 
