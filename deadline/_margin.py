@@ -12,6 +12,7 @@ The shares overlap on purpose: each says how long its owner may go on at the mos
 leaves goes to the next.
 """
 
+import math
 from typing import NamedTuple
 
 UNWINDING = 1 / 4
@@ -39,18 +40,16 @@ def shares(soft: float, hard: float) -> Shares:
 
     Returns:
         Until when unwinding may last, the helper process waits, and an open critical section and mitigation
-        may last. Without a hard end
-        (`inf`) none of them ends. A margin shorter than the response's share goes to the response.
+        may last. Without a hard end (`inf`) none of them ends. A margin shorter than the response's share
+        goes to the response.
     """
     if hard < soft:
         raise ValueError(f"hard: {hard} is before soft, {soft}")
     margin = hard - soft
-    if margin == float("inf"):
+    if margin == math.inf:
         return Shares(hard, hard, hard, hard)
     mitigation = max(soft, hard - max(margin * RESPONSE, RESPONSE_AT_LEAST))
-    return Shares(
-        unwinding=min(soft + margin * UNWINDING, mitigation),
-        helper=min(soft + margin * HELPER, mitigation),
-        section=min(soft + margin * SECTION, mitigation),
-        mitigation=mitigation,
-    )
+    unwinding, helper, section = soft + margin * UNWINDING, soft + margin * HELPER, soft + margin * SECTION
+    if section > mitigation:  # a short margin
+        unwinding, helper, section = min(unwinding, mitigation), min(helper, mitigation), mitigation
+    return Shares(unwinding, helper, section, mitigation)

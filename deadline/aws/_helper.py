@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from deadline._events import emit
 from deadline.aws._message import message, sealed
-from deadline.aws._notice import check_answer
+from deadline.aws._notice import MEGABYTE, check_answer
 
 if TYPE_CHECKING:
     from deadline.aws._message import Redact
@@ -57,16 +57,18 @@ if TYPE_CHECKING:
 
     Invocation = tuple[str | None, str, str | None, Any]
 
-# What is in shared memory. Main's: a generation, the instant at which to send for it (inf: not), and for how
-# many seconds it was armed. The helper's: when it looks next. Then the invocation.
-_GENERATION: Final = slice(0, 8)
-_INSTANT: Final = slice(8, 16)
-_SPAN: Final = slice(16, 24)
-_LOOKS_AT: Final = slice(24, 32)
-_INVOCATION: Final = mmap.PAGESIZE
-_count: Final = struct.Struct("=Q")
-_seconds: Final = struct.Struct("=d")
-_NEVER: Final = _seconds.pack(math.inf)
+# What is in shared memory, by offset. The main process's: a generation, the instant at which to send for it
+# (inf: not), and for how many seconds it was armed. The helper's: when it looks next. Then the invocation.
+_ARMED: Final = struct.Struct("=Qdd")
+_COUNT: Final = struct.Struct("=Q")
+_SECONDS: Final = struct.Struct("=d")
+_INSTANT: Final = 8
+_SPAN: Final = 16
+_LOOKS_AT: Final = 24
+_INVOCATION: Final = 32
+
+ROOM: Final = 16 * 1024 * 1024
+"""Bytes of shared memory. A long list of small numbers takes more than it does as JSON."""
 
 _RECORD: Final = struct.Struct("=cQ")
 POKE, ASK = b"!", b"?"
@@ -111,23 +113,18 @@ class Helper:
         if seconds == math.inf:
             return
         try:
-            if self._owner == os.getpid() and not self._is_alive():
-                self._lost("it has ended")
             if self._owner != os.getpid():
                 self._fork()
             try:
-                memory = marshal.dumps(invocation)
-            except ValueError:  # no event of Lambda's, which is JSON
-                memory = marshal.dumps((*invocation[:3], repr(invocation[3])))
-            os.pwrite(self._file, memory, _INVOCATION)
+                self._keep(invocation)
+            except (ValueError, IndexError):  # an event of Lambda's is JSON, and has at most 6 MB
+                self._keep((*invocation[:3], repr(invocation[3])[:MEGABYTE]))
             self._generation += 1
-            self._memory[_GENERATION] = _count.pack(self._generation)
-            self._memory[_SPAN] = _seconds.pack(seconds)
             now = time.time()
             self._instant = now + seconds
-            self._memory[_INSTANT] = _seconds.pack(self._instant)
+            _ARMED.pack_into(self._memory, 0, self._generation, self._instant, seconds)
             # One that is overdue was frozen, and nobody knows for how long it will sleep on.
-            if not now <= _seconds.unpack(self._memory[_LOOKS_AT])[0] <= self._instant:
+            if not now <= _SECONDS.unpack_from(self._memory, _LOOKS_AT)[0] <= self._instant:
                 self._say(POKE)
         except OSError as error:
             self._lost(repr(error))
@@ -136,7 +133,7 @@ class Helper:
         """Move the instant of what is armed to a later one."""
         if self._instant > -math.inf:
             self._instant = time.time() + seconds
-            self._memory[_INSTANT] = _seconds.pack(self._instant)
+            _SECONDS.pack_into(self._memory, _INSTANT, self._instant)
 
     def stand_down(self) -> bool:
         """Have it not send. Returns whether that was in time: it has not sent, and will not."""
@@ -144,7 +141,7 @@ class Helper:
             return False
         if self._instant == -math.inf:
             return True
-        self._memory[_INSTANT] = _NEVER
+        _SECONDS.pack_into(self._memory, _INSTANT, math.inf)
         if time.time() >= self._instant - DUST:
             try:
                 self._say(ASK)
@@ -175,7 +172,6 @@ class Helper:
         faulthandler.unregister(_dump_signal())
         self._socket.close()
         self._memory.close()
-        os.close(self._file)
         os.close(self._dump)
         self._owner = 0
         return answers
@@ -183,10 +179,8 @@ class Helper:
     def _fork(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)  # noqa: FBT003  # the standard library's own
-        self._file = os.memfd_create("deadline-invocation")
-        os.ftruncate(self._file, _INVOCATION)
-        self._memory = mmap.mmap(self._file, _INVOCATION)
-        self._memory[_INSTANT] = _NEVER
+        self._memory = mmap.mmap(-1, ROOM)  # shared, and only what is written to takes memory
+        _SECONDS.pack_into(self._memory, _INSTANT, math.inf)
         stack, self._dump = os.pipe()
         # A signal and not `dump_traceback_later`: that has one slot in a process, which may be the user's,
         # and costs 31 µs an invocation. The handler is C, and needs no lock of the interpreter's.
@@ -198,10 +192,14 @@ class Helper:
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
-            _serve(_Child(parent, (theirs, self._file, stack), self._memory, self._notice, self._redact))
+            _serve(_Child(parent, (theirs, stack), self._memory, self._notice, self._redact))
         theirs.close()
         os.close(stack)
         self._owner = parent
+
+    def _keep(self, invocation: Invocation) -> None:
+        memory = marshal.dumps(invocation)
+        self._memory[_INVOCATION : _INVOCATION + len(memory)] = memory
 
     def _say(self, kind: bytes) -> None:
         self._socket.send(_RECORD.pack(kind, self._generation))
@@ -243,13 +241,13 @@ class _Child:
     def __init__(
         self,
         parent: int,
-        channels: tuple[socket.socket, int, int],
+        channels: tuple[socket.socket, int],
         memory: mmap.mmap,
         notice: Notice,
         redact: Redact | None,
     ) -> None:
         self._parent = parent
-        self._main, self._file, self._stack = channels
+        self._main, self._stack = channels
         self._memory = memory
         self._notice = notice
         self._redact = redact
@@ -262,7 +260,7 @@ class _Child:
         for number in (signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent's end is ours
-        keep = {0, 1, 2, self._main.fileno(), self._file, self._stack}
+        keep = {0, 1, 2, self._main.fileno(), self._stack}
         nothing = os.open(os.devnull, os.O_RDWR)
         from pathlib import Path  # noqa: PLC0415  # not in the parent
 
@@ -300,7 +298,7 @@ class _Child:
                 self._send()
                 continue
             looks_at = instant if instant < math.inf else now + self._seconds(_SPAN)
-            self._memory[_LOOKS_AT] = _seconds.pack(looks_at)
+            _SECONDS.pack_into(self._memory, _LOOKS_AT, looks_at)
             if self._seconds(_INSTANT) != instant:  # it may have been armed before it could read that
                 continue
             if select.select([self._main], [], [], max(0.0, looks_at - now))[0]:
@@ -311,12 +309,12 @@ class _Child:
                 if kind == ASK and generation != self._sent:
                     self._main.send(_RECORD.pack(DOWN, generation))
 
-    def _seconds(self, where: slice) -> float:
-        return _seconds.unpack(self._memory[where])[0]  # type: ignore[no-any-return]
+    def _seconds(self, offset: int) -> float:
+        return _SECONDS.unpack_from(self._memory, offset)[0]  # type: ignore[no-any-return]
 
     def _send(self) -> None:
-        (self._sent,) = _count.unpack(self._memory[_GENERATION])
-        self._memory[_INSTANT] = _NEVER
+        (self._sent,) = _COUNT.unpack_from(self._memory)
+        _SECONDS.pack_into(self._memory, _INSTANT, math.inf)
         self._main.send(_RECORD.pack(SENDING, self._sent))
         self._main.send(_RECORD.pack(SENT if self._has_sent() else FAILED, self._sent))
 
@@ -324,8 +322,8 @@ class _Child:
         stack = self._main_stack()
         _write_log(f"the main process does not answer; its stack:\n{stack}")
         try:
-            invocation = os.pread(self._file, os.fstat(self._file).st_size, _INVOCATION)
-            what = message(*marshal.loads(invocation)) | {"sent_by": "helper", "stack": stack}  # noqa: S302  # the parent's
+            invocation = marshal.loads(memoryview(self._memory)[_INVOCATION:])  # noqa: S302  # the parent's
+            what = message(*invocation) | {"sent_by": "helper", "stack": stack}
             request = self._notice.request(sealed(what, self._redact, self._notice.limit))
             from botocore import xform_name  # noqa: PLC0415
 

@@ -124,10 +124,7 @@ class Invocation:
     def close(self) -> None:
         """Have no helper process act for it any more; wait for one that does, until it is time to answer."""
         if self._word is not None:
-            dl = self._deadline
-            self._word.close(
-                0.0 if math.isnan(dl.soft) else max(0.0, shares(dl.soft, dl.hard).mitigation - dl.now())
-            )
+            self._word.close(self._deadline)
 
     # --- the body -----------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import inspect
 import logging
+import math
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -112,26 +113,28 @@ class Word:
 
     def __init__(self, notifier: Notifier, name: str, event: Any, context: Any) -> None:
         self._notifier = notifier
+        # Lambda calls from outside of a loop. A test's `invoke` does not, and forks nothing.
+        self._helper = notifier.helper if asyncio._get_running_loop() is None else None  # noqa: SLF001
         self._name = getattr(context, "function_name", None) or name
         self._version = getattr(context, "function_version", None)
         self._request_id = getattr(context, "aws_request_id", None)
         self._event = event
         self._begun = False
+        self._soft = math.inf  # as the helper knows it
         self.on_error = notifier.on_error
 
     def arm(self, dl: Deadline) -> None:
-        """Have the helper send it, unless it is told otherwise, when its share of the margin has come.
-
-        Not under `invoke`: a unit test forks nothing.
-        """
-        if self._notifier.helper is not None and running_environment() is not None:
+        """Have the helper send it, unless it is told otherwise, when its share of the margin has come."""
+        if self._helper is not None:
+            self._soft = dl.soft
             invocation = self._request_id, self._name, self._version, self._event
-            self._notifier.helper.arm(invocation, shares(dl.soft, dl.hard).helper - dl.now())
+            self._helper.arm(invocation, shares(dl.soft, dl.hard).helper - dl.now())
 
     def postpone(self, dl: Deadline) -> None:
-        """Tell the helper that the deadline has moved: a critical section holds it."""
-        if self._notifier.helper is not None:
-            self._notifier.helper.postpone(shares(dl.soft, dl.hard).helper - dl.now())
+        """Tell the helper if the deadline has moved: a critical section holds it."""
+        if self._helper is not None and dl.soft > self._soft:
+            self._soft = dl.soft
+            self._helper.postpone(shares(dl.soft, dl.hard).helper - dl.now())
 
     async def send(
         self, error: BaseException, until: float, outside: contextvars.Context, *, expired: bool
@@ -144,8 +147,7 @@ class Word:
             outside: What a client is opened in.
             expired: Whether `error` says that the time is up.
         """
-        helper = self._notifier.helper
-        if self._begun or (helper is not None and not helper.stand_down()):
+        if self._begun or (self._helper is not None and not self._helper.stand_down()):
             return
         self._begun = True
         what = message(self._request_id, self._name, self._version, self._event)
@@ -160,12 +162,12 @@ class Word:
         else:
             self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
 
-    def close(self, seconds: float) -> None:
-        """Have the helper not send it any more; wait so long for one that is sending, then end it."""
-        helper = self._notifier.helper
-        if helper is None or helper.stand_down():
+    def close(self, dl: Deadline) -> None:
+        """Have the helper not send it any more; wait for one that is sending until it is time to answer."""
+        if self._helper is None or self._helper.stand_down():
             return
-        if helper.has_sent(seconds):
+        seconds = max(0.0, shares(dl.soft, dl.hard).mitigation - dl.now())
+        if self._helper.has_sent(seconds):
             self._tell("aws.notice_sent", logging.INFO, reason="deadline_exceeded", sent_by="helper")
         else:
             self._tell(
