@@ -17,9 +17,9 @@ Whose notice is it? The main process takes the instant out of the memory, and lo
 
 - Before the instant? The helper reads the memory when its time has come, so it will find nothing: the notice
   is the main process's.
-- Later, it may have read before. It says "sending" before it sends, so the main process asks, and one of two
-  records comes back: "sending", or "down", which is said for a generation that it has not sent for. It is one
-  thread and reads the memory again before it acts, so "down" is for good.
+- Later, it may have read before. It says "sending" before it sends, and "down" when it is asked. So the main
+  process asks, and the first of the two to come says it. The helper is one thread and reads the memory again
+  before it acts, so "down" is for good.
 - Neither within a moment: the main process kills the helper, waits for its end, and reads what it had still
   said. If "sending" is not there, it has sent nothing.
 
@@ -251,7 +251,6 @@ class _Child:
         self._memory = memory
         self._notice = notice
         self._redact = redact
-        self._sent = 0
 
     def detach(self) -> None:
         """Keep nothing of the parent's, and do not outlive it."""
@@ -306,17 +305,20 @@ class _Child:
                 if not record:
                     return
                 kind, generation = _RECORD.unpack(record)
-                if kind == ASK and generation != self._sent:
-                    self._main.send(_RECORD.pack(DOWN, generation))
+                if kind == ASK:
+                    self._say(DOWN, generation)
 
     def _seconds(self, offset: int) -> float:
         return _SECONDS.unpack_from(self._memory, offset)[0]  # type: ignore[no-any-return]
 
     def _send(self) -> None:
-        (self._sent,) = _COUNT.unpack_from(self._memory)
+        (generation,) = _COUNT.unpack_from(self._memory)
         _SECONDS.pack_into(self._memory, _INSTANT, math.inf)
-        self._main.send(_RECORD.pack(SENDING, self._sent))
-        self._main.send(_RECORD.pack(SENT if self._has_sent() else FAILED, self._sent))
+        self._say(SENDING, generation)
+        self._say(SENT if self._has_sent() else FAILED, generation)
+
+    def _say(self, kind: bytes, generation: int) -> None:
+        self._main.send(_RECORD.pack(kind, generation))
 
     def _has_sent(self) -> bool:
         stack = self._main_stack()

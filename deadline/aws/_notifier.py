@@ -119,7 +119,6 @@ class Word:
         self._version = getattr(context, "function_version", None)
         self._request_id = getattr(context, "aws_request_id", None)
         self._event = event
-        self._begun = False
         self._soft = math.inf  # as the helper knows it
         self.on_error = notifier.on_error
 
@@ -147,9 +146,8 @@ class Word:
             outside: What a client is opened in.
             expired: Whether `error` says that the time is up.
         """
-        if self._begun or (self._helper is not None and not self._helper.stand_down()):
+        if self._helper is not None and not self._helper.stand_down():
             return
-        self._begun = True
         what = message(self._request_id, self._name, self._version, self._event)
         what |= exceeded_part(error) if expired else error_part(error)
         try:

@@ -83,9 +83,10 @@ def children() -> list[int]:
 
 
 if __name__ == "__main__":
-    # A main process that is killed while its helper lives: it prints the helper's pid and waits.
+    # A main process that is killed while its helper lives, with a fork that inherits what it has open.
     from deadline.testing import FakeContext
 
     answer = blocked({}, FakeContext(60.0))
+    os.fork()
     print(answer["helpers"][0], flush=True)  # noqa: T201
     sys.stdin.read()
