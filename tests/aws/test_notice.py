@@ -412,8 +412,8 @@ async def services(moto_server: MotoServer) -> AsyncIterator[Services]:
 async def test_it_arrives(services: Services, through: str, body: Any) -> None:
     """Through SQS, SNS and EventBridge, in SQS; on expiry and on an error, once."""
     target = services.queue if through == "queue" else await getattr(services, through)()
-    function = aws.handler(notice=target, margin=2.0)(body)
-    await invoked(function, {"order": 1}, seconds=2.2)
+    function = aws.handler(notice=target, margin=4.0)(body)
+    await invoked(function, {"order": 1}, seconds=4.2)
     (said,) = await services.received()
     if through == "bus":
         assert (said["source"], said["detail-type"]) == (
@@ -442,8 +442,8 @@ async def test_a_function_is_invoked(
             Handler="x.y",
             Code={"ZipFile": b"not a zip, and never run"},
         )
-    await invoked(aws.handler(notice=aws.Notice.invoke("tell"))(fail))
-    await invoked(aws.handler(notice=function["FunctionArn"])(fail))
+    await invoked(aws.handler(notice=aws.Notice.invoke("tell"), margin=4.0)(fail))
+    await invoked(aws.handler(notice=function["FunctionArn"], margin=4.0)(fail))
     assert len(named(told, "aws.notice_sent")) == 2
 
 
@@ -456,7 +456,7 @@ async def test_a_long_event_arrives_cut_and_redacted(services: Services) -> None
         return said
 
     event = {"card": "4111", "items": ["é"] * 300_000}
-    await invoked(aws.handler(notice=services.queue, redact=redact)(fail), event)
+    await invoked(aws.handler(notice=services.queue, redact=redact, margin=4.0)(fail), event)
     (said,) = await services.received()
     assert said["cut"] == ["event"]
     assert said["event"].startswith('{"items": [')
@@ -467,7 +467,7 @@ async def test_a_long_event_arrives_cut_and_redacted(services: Services) -> None
 async def test_the_variable_serves_a_whole_stack(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """An argument wins over it."""
     monkeypatch.setenv("DEADLINE_NOTICE", f" {services.queue} ")
-    await invoked(aws.handler(fail))
+    await invoked(aws.handler(margin=4.0)(fail))
     await invoked(aws.handler(notice=tell_nobody)(fail))
     assert len(await services.received()) == 1
 
@@ -504,6 +504,6 @@ async def test_what_eventbridge_refuses_inside_is_a_failure(
         "PutEvents",
         {"Entries": [{"Source": "s", "DetailType": "t", "Detail": "not JSON: {message}"}]},
     )
-    await invoked(aws.handler(notice=notice)(fail))
+    await invoked(aws.handler(notice=notice, margin=4.0)(fail))
     (failed,) = named(told, "aws.notice_failed")
     assert "MalformedDetail" in failed.fields["error"]
