@@ -17,6 +17,7 @@ BENCHMARKS = (
     "aws_hook",
     "aws_faults",
     "handler",
+    "helper",
     "import_time",
 )
 HERE = Path(__file__).resolve().parent

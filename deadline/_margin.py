@@ -3,6 +3,7 @@
     soft                                                                hard
       |----------------------------- margin -----------------------------|
       |-- unwinding --|                                                  |  the first quarter
+      |-- until the helper acts ------|                                  |  half, if nobody else has
       |--- an open critical section --|                                   |  half
       |------------------------- its undo ---------------|               |  up to three quarters
       |------------------------ mitigation --------------------|         |  all but the last share
@@ -12,9 +13,11 @@ The shares overlap on purpose: each says how long its owner may go on at the mos
 leaves goes to the next.
 """
 
+import math
 from typing import NamedTuple
 
 UNWINDING = 1 / 4
+HELPER = 1 / 2
 SECTION = 1 / 2
 UNDO = 3 / 4
 RESPONSE = 1 / 20
@@ -25,6 +28,7 @@ class Shares(NamedTuple):
     """Instants on the clock of `soft` and `hard`, in order: none is after the next."""
 
     unwinding: float
+    helper: float
     section: float
     undo: float
     mitigation: float
@@ -38,17 +42,19 @@ def shares(soft: float, hard: float) -> Shares:
         hard: When the platform ends us, on the same clock. Not before `soft`.
 
     Returns:
-        Until when unwinding, an open critical section, its undo, and mitigation may last. Without a hard end
-        (`inf`) none of them ends. A margin shorter than the response's share goes to the response.
+        Until when unwinding may last, the helper process waits, and an open critical section, its undo and
+        mitigation may last. Without a hard end (`inf`) none of them ends. A margin shorter than the
+        response's share goes to the response.
     """
     if hard < soft:
         raise ValueError(f"hard: {hard} is before soft, {soft}")
     margin = hard - soft
-    if margin == float("inf"):
-        return Shares(hard, hard, hard, hard)
+    if margin == math.inf:
+        return Shares(hard, hard, hard, hard, hard)
     mitigation = max(soft, hard - max(margin * RESPONSE, RESPONSE_AT_LEAST))
     return Shares(
         unwinding=min(soft + margin * UNWINDING, mitigation),
+        helper=min(soft + margin * HELPER, mitigation),
         section=min(soft + margin * SECTION, mitigation),
         undo=min(soft + margin * UNDO, mitigation),
         mitigation=mitigation,

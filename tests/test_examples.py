@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 import deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deadline.testing import MotoServer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -60,3 +70,77 @@ def test_hello_is_killed_or_answers(function: str, code: int, last: str) -> None
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.splitlines()[-1] == last
     assert ("aws.exceeded" in done.stdout and "hello.py:" in done.stdout) == (function == "handler")
+
+
+class Mailbox(socketserver.StreamRequestHandler):
+    """As much of a mail server as smtplib needs."""
+
+    mails: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 here\r\n")
+        for line in self.rfile:
+            if line.upper().startswith(b"QUIT"):
+                self.wfile.write(b"221 bye\r\n")
+                break
+            if line.upper().startswith(b"DATA"):
+                self.wfile.write(b"354 go on\r\n")
+                mail = b"".join(iter(self.rfile.readline, b".\r\n"))
+                self.mails.append(mail.decode())
+            self.wfile.write(b"250 fine\r\n")
+
+
+@pytest.fixture
+def mail_port() -> Iterator[int]:
+    Mailbox.mails.clear()
+    with socketserver.TCPServer(("127.0.0.1", 0), Mailbox) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        yield server.server_address[1]
+        server.shutdown()
+        serving.join()
+
+
+async def test_notices_are_recorded_retried_and_mailed(
+    moto_server: MotoServer, mail_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once, by whichever way it comes; what ran out of time is tried again twice, then mailed."""
+    import aioboto3
+    from moto.core.config import default_user_config
+
+    from deadline.aws._message import message
+    from deadline.testing import FakeContext
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("TABLE", "notices")
+    monkeypatch.setenv("MAIL_HOST", "127.0.0.1")
+    monkeypatch.setenv("MAIL_PORT", str(mail_port))
+    monkeypatch.setenv("MAIL_TO", "us@example.com")
+    monkeypatch.setitem(default_user_config, "lambda", {"use_docker": False})
+    notices = importlib.import_module("notices")
+    async with aioboto3.Session().client("dynamodb") as dynamodb:
+        await dynamodb.create_table(
+            TableName="notices",
+            KeySchema=[{"AttributeName": "request_id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "request_id", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        slow = message("r-1", "orders", "7", {"order": 1})
+        tired = message("r-2", "orders", "7", {"order": 1, "noticed": 2})
+        cut = message("r-3", "orders", "7", '{"order": 1, "items": [') | {"cut": ["event"]}
+        error = {"type": "KeyError", "message": "'price'", "traceback": "Traceback: ..."}
+        wrong = message("r-4", "orders", "7", {"order": 2}) | {"reason": "error", "error": error}
+        for event, expected in [
+            (slow, {"known": 0, "retried": 1, "mailed": 0}),
+            ({"detail": slow}, {"known": 1, "retried": 0, "mailed": 0}),
+            (
+                {"Records": [{"body": json.dumps(tired)}, {"Sns": {"Message": json.dumps(cut)}}]},
+                {"known": 0, "retried": 0, "mailed": 2},
+            ),
+            (wrong, {"known": 0, "retried": 0, "mailed": 1}),
+        ]:
+            assert await notices.handler.invoke(event, FakeContext(20.0)) == expected
+        items = (await dynamodb.scan(TableName="notices"))["Items"]
+    assert {item["request_id"]["S"] for item in items} == {"r-1", "r-2", "r-3", "r-4"}
+    assert "Subject: orders: error" in Mailbox.mails[-1]
+    assert "Traceback: ..." in Mailbox.mails[-1]

@@ -187,6 +187,12 @@ def environment() -> Environment:
     return _environment
 
 
+def running_environment() -> Environment | None:
+    """This process's environment, if it is its loop that is running: `invoke` runs on somebody else's."""
+    running = asyncio._get_running_loop()  # noqa: SLF001  # the public one raises
+    return _environment if _environment is not None and _environment.loop is running else None
+
+
 def replace_environment() -> None:
     """Have the next invocation begin with a new loop; lifespans are entered again there."""
     global _environment  # noqa: PLW0603

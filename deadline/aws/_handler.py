@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
+    from deadline.aws._message import Redact
+    from deadline.aws._notice import Notice
+    from deadline.aws._notifier import Notifier
+
 Event_contra = TypeVar("Event_contra", contravariant=True)
 Context_contra = TypeVar("Context_contra", contravariant=True)
 Response_co = TypeVar("Response_co", covariant=True)
@@ -93,6 +97,7 @@ class Plan:
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     interrupt: bool = True
     recycle: bool = False
+    notifier: Notifier | None = None
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Awaitable[Any]] | None = None
     warned: bool = False
@@ -110,6 +115,7 @@ class Plan:
         if alarm.raised > interrupts:
             emit("aws.interrupted", logging.WARNING, function=self.name, interrupts=alarm.raised)
             invocation.stuck |= self.recycle
+        invocation.close()
         if invocation.stuck:
             emit("aws.loop_replaced", logging.WARNING, function=self.name)
             replace_environment()
@@ -191,6 +197,10 @@ def handler(
     lifespan: None = None,
     interrupt: bool = True,
     recycle: bool = False,
+    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice_errors: bool = True,
+    redact: Redact | None = None,
+    helper: bool = False,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]]],
     LambdaFunction[Event_contra, Context_contra, Response_co],
@@ -207,6 +217,10 @@ def handler(
     eager: bool = False,
     interrupt: bool = True,
     recycle: bool = False,
+    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice_errors: bool = True,
+    redact: Redact | None = None,
+    helper: bool = False,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra, Resources], Coroutine[Any, Any, Response_co]]],
     LambdaFunction[Event_contra, Context_contra, Response_co],
@@ -224,6 +238,10 @@ def handler(
     eager: bool = False,
     interrupt: bool = True,
     recycle: bool = False,
+    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice_errors: bool = True,
+    redact: Redact | None = None,
+    helper: bool = False,
 ) -> Any:
     """Make an `async def f(event, context)` a plain function that Lambda can call.
 
@@ -254,12 +272,19 @@ def handler(
         recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
             warn by the event `aws.interrupted`.
+        notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
+            `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message,
+            a dict. At most one an invocation. Default: the environment's `DEADLINE_NOTICE`.
+        notice_errors: Whether errors that nobody handled are told, too.
+        redact: A function that takes the message and returns what of it may leave.
+        helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
 
     Returns:
         The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction`.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
+        ImportError: A notice is to be sent, and there is no SDK.
     """
     check_name_and_error(name, error)
     _check_lifespan(lifespan)
@@ -269,6 +294,12 @@ def handler(
         _check_function(function, "function", 2 if lifespan is None else 3)
         called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
         plan = Plan(function, margin_of, name or called, error, lifespan, interrupt, recycle)
+        if notice is not None or helper or "DEADLINE_NOTICE" in os.environ:
+            from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
+
+            plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
+        if plan.notifier is not None and _initialises_here() and not _scope.DISABLED:
+            plan.notifier.initialise(plan.outside)
         if eager and _initialises_here():
             environment().run(plan.resources())
         return _lambda_function(plan)

@@ -9,7 +9,8 @@ The body runs in a task of its own, so that the one that answers is free to go o
 1. at soft the deadline cuts the body; it unwinds, and a DeadlineExceeded ends its task;
 2. a body that has not ended by its share of the margin is left behind: its coroutine is closed, and those of
    the tasks that it started;
-3. `on_exceeded` then runs in a fresh task, in a context from before the deadline, bounded by its own share;
+3. `on_exceeded` then runs in a fresh task, in a context from before the deadline, bounded by its own share,
+   and beside it the notice is sent, if there is one;
 4. in the end, what the invocation has started and not ended is cancelled, or closed, and named. The
    environment is frozen after the answer: whatever is left would act in the next invocation.
 """
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
     from deadline.aws._handler import Plan
+
+WITHOUT_LIMIT: Final = 1.0
+"""Seconds for telling of an error where there is no deadline, and so no margin to take them from."""
 
 DRAINING: Final = 0.2
 """Seconds for which the end of an invocation waits for the tasks that it has cancelled."""
@@ -83,6 +87,7 @@ class Invocation:
         self._interruption: BaseException | None = None
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
         self._guard = Guard(self._covers)
+        self._word = None if plan.notifier is None else plan.notifier.word(plan.name, event, context)
         self.stuck = False
 
     async def run(self) -> Outcome:
@@ -96,7 +101,12 @@ class Invocation:
             if outcome is None:
                 return await self._exceeded(await self._leave_behind())
             exceeded = self._ours(outcome.error)
-            return outcome if exceeded is None else await self._exceeded(exceeded)
+            if exceeded is not None:
+                return await self._exceeded(exceeded)
+            if outcome.error is not None and self._word and self._word.on_error:
+                until = self._telling()
+                await self._told(self._tell(outcome.error, until), until)
+            return outcome
         finally:
             sys.set_asyncgen_hooks(*hooks)
             try:
@@ -111,16 +121,25 @@ class Invocation:
         if self._worker is not None:
             self._worker.cancel()
 
+    def close(self) -> None:
+        """Have no helper process act for it any more; wait for one that does, until it is time to answer."""
+        if self._word is not None:
+            self._word.close(self._deadline)
+
     # --- the body -----------------------------------------------------------------------------------------
 
     async def _body(self) -> Any:
         async with self._deadline:
+            if self._word is not None:
+                self._word.arm(self._deadline)
             self._given = await self._resources()
             return await self._plan.function(self._event, self._context, *self._given)
 
     def _leaves_body(self) -> float:
         if math.isnan(self._deadline.soft):  # not entered: one around it, of whoever called `invoke`, is past
             return math.inf
+        if self._word is not None:
+            self._word.postpone(self._deadline)
         return self._deadline.shares().unwinding
 
     def _ours(self, error: BaseException | None) -> DeadlineExceeded | None:
@@ -162,9 +181,16 @@ class Invocation:
             on_exceeded=plan.mitigation is not None,
             report=exceeded.report.render(),
         )
+        ends = dl.shares().mitigation
+        telling = self._tell(exceeded, ends) if self._word else None
+        outcome = await self._mitigated(exceeded, ends)
+        await self._told(telling, ends)
+        return outcome
+
+    async def _mitigated(self, exceeded: DeadlineExceeded, ends: float) -> Outcome:
+        plan, dl = self._plan, self._deadline
         if plan.mitigation is None:
             return Outcome(None, exceeded)
-        ends = dl.shares().mitigation
         grace = exceeded.grace(reserve=dl.hard - ends)
         outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.hard) / 2)
         if outcome is None:
@@ -185,6 +211,28 @@ class Invocation:
         assert self._plan.mitigation is not None
         async with grace:
             return await self._plan.mitigation(exceeded, self._event, self._context, *self._given)
+
+    # --- the notice ---------------------------------------------------------------------------------------
+
+    def _tell(self, error: BaseException, until: float) -> asyncio.Task[None]:
+        assert self._word is not None
+        expired = self._ours(error) is not None
+        work = self._word.send(error, until, self._plan.outside, expired=expired)
+        return asyncio.get_running_loop().create_task(work, name="notice", context=self._outer.copy())
+
+    def _telling(self) -> float:
+        """Until when an error is told: for as long as an expiry would be, and not longer than that."""
+        dl = self._deadline
+        if not dl.hard < math.inf:  # also if it was not entered
+            return asyncio.get_running_loop().time() + WITHOUT_LIMIT
+        ends = dl.shares().mitigation
+        return min(ends, dl.now() + ends - dl.soft)
+
+    async def _told(self, telling: asyncio.Task[None] | None, until: float) -> None:
+        """Wait for the notice, no longer than it may take and a moment for its end."""
+        if telling is not None:
+            left = max(0.0, until - asyncio.get_running_loop().time())
+            await asyncio.wait([telling], timeout=left + min(DRAINING, (self._deadline.hard - until) / 2))
 
     # --- tasks --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,102 @@
+"""The message of a notice: its shape, what is taken out of it, what is cut from it.
+
+`docs/notices.md` documents the shape for those who receive it; VERSION says when it has changed.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from deadline.aws._failure import full_traceback, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Redact = Callable[[dict[str, Any]], dict[str, Any]]
+
+VERSION: Final = 1
+LONGEST: Final = 500
+"""Characters of the one line that says what happened."""
+
+PRIVATE: Final = ("event", "report", "error", "stack")
+"""What may hold data of the invocation, in the order in which it is cut if all of it is too long."""
+
+
+def message(request_id: str | None, function: str, version: str | None, event: Any) -> dict[str, Any]:
+    """The parts that both processes know."""
+    return {
+        "version": VERSION,
+        "reason": "deadline_exceeded",
+        "message": f"{function} ran out of time",
+        "request_id": request_id,
+        "function": function,
+        "function_version": version,
+        "sent_by": "handler",
+        "event": event,
+        "report": None,
+        "error": None,
+        "stack": None,
+        "cut": [],
+        "redaction_failed": False,
+    }
+
+
+def exceeded_part(exceeded: Any) -> dict[str, Any]:
+    """What is known of an expiry."""
+    return {"message": str(exceeded)[:LONGEST], "report": exceeded.report.to_dict()}
+
+
+def error_part(error: BaseException) -> dict[str, Any]:
+    """What is known of an error that nobody handled."""
+    kind, text = type(error).__name__, str(told(error))
+    return {
+        "reason": "error",
+        "message": f"{kind}: {text}".splitlines()[0][:LONGEST],
+        "error": {"type": kind, "message": text, "traceback": full_traceback(error)},
+    }
+
+
+def sealed(message: dict[str, Any], redact: Redact | None, limit: int) -> dict[str, Any]:
+    """What may leave: redacted, then cut.
+
+    Redacting comes first, for keys are not found in a text that was cut. What fails there says nothing of
+    what it would have left, so nothing is: neither event nor report, nor an error's words.
+
+    Args:
+        message: As made by `message`.
+        redact: The user's; it works on a copy.
+        limit: Bytes of its JSON.
+    """
+    plain = json.loads(json.dumps(message, default=repr))  # as JSON has it; keys are strings, too
+    if redact is not None:
+        try:
+            plain = json.loads(json.dumps(_checked(redact(plain))))
+        except Exception:  # noqa: BLE001  # it is the user's function
+            plain = json.loads(json.dumps({**message, **dict.fromkeys(PRIVATE)}, default=repr))
+            plain["message"] = f"{message['function']}: {message['reason']}"
+            plain["redaction_failed"] = True
+    for part in PRIVATE:
+        _cut(plain, part, limit)
+    return plain  # type: ignore[no-any-return]
+
+
+def _checked(redacted: Any) -> dict[str, Any]:
+    if not isinstance(redacted, dict):
+        raise TypeError(f"redact: expected it to return the message, a dict; got {redacted!r}")
+    return redacted
+
+
+def _cut(plain: dict[str, Any], part: str, limit: int) -> None:
+    """Shorten a part to the beginning of its JSON text, so that the whole fits if possible."""
+    if len(json.dumps(plain)) <= limit or plain.get(part) is None:
+        return
+    text = json.dumps(plain[part])
+    plain["cut"] = [*plain.get("cut", []), part]
+    room = limit - len(json.dumps({**plain, part: ""}))
+    # Within a JSON string the text's own quotes take two bytes each.
+    text = text[: max(0, room)]
+    plain[part] = text[
+        : bisect.bisect_right(range(1, len(text) + 1), room, key=lambda n: len(json.dumps(text[:n])) - 2)
+    ]

@@ -1,0 +1,229 @@
+"""Telling somebody that an invocation went wrong, once, whoever of the two processes does it.
+
+The loop sends beside the mitigation, from its start on and until the mitigation's share of the margin ends.
+A helper process, if there is one, sends if the loop has not got round to it by the helper's share. The loop
+asks first: `Helper.stand_down` says whether the helper has sent or is sending; if not, it will not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import inspect
+import logging
+import math
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from deadline._events import emit, logger
+from deadline._margin import shares
+from deadline._scope import deadline
+from deadline.aws._environment import Lifespan, environment, running_environment
+from deadline.aws._helper import Helper
+from deadline.aws._install import install
+from deadline.aws._limits import limits
+from deadline.aws._message import error_part, exceeded_part, message, sealed
+from deadline.aws._notice import MEGABYTE, Notice, check_answer
+from deadline.aws._warm_up import warm_up
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from deadline._scope import Deadline
+    from deadline.aws._message import Redact
+
+    Target = Notice | Callable[[dict[str, Any]], Awaitable[object]]
+
+ATTEMPTS: Final = 2
+WARMING_UP: Final = 1.0
+"""Seconds for opening a connection in the init phase."""
+
+
+class Notifier:
+    """What sends a handler's notices.
+
+    Attributes:
+        on_error: Whether an error that nobody handled is told, too.
+    """
+
+    def __init__(self, target: Target, redact: Redact | None, *, on_error: bool, helper: bool) -> None:
+        self._target = target
+        self._redact = redact
+        self.on_error = on_error
+        self.helper = Helper(target, redact) if helper and isinstance(target, Notice) else None
+
+    def word(self, name: str, event: Any, context: Any) -> Word:
+        """The notice that an invocation may send."""
+        return Word(self, name, event, context)
+
+    def initialise(self, outside: contextvars.Context) -> None:
+        """Open the client, in Lambda's init phase: a small function has no time for it in its margin."""
+        if isinstance(self._target, Notice):
+            kept = environment().lifespan(self._client, outside)
+            environment().run(_warmed(kept))
+
+    async def send(self, message: dict[str, Any], outside: contextvars.Context) -> None:
+        """Send a message from the running loop.
+
+        Raises:
+            Exception: It was not sent.
+        """
+        if not isinstance(self._target, Notice):
+            await self._target(sealed(message, self._redact, MEGABYTE))
+            return
+        request = self._target.request(sealed(message, self._redact, self._target.limit))
+        async with contextlib.AsyncExitStack() as stack:
+            kept = running_environment()
+            if kept is not None:
+                client = await kept.lifespan(self._client, outside).resources()
+            else:
+                client = await stack.enter_async_context(self._client())
+            from botocore import xform_name  # noqa: PLC0415  # importing deadline.aws loads no SDK
+
+            with limits(attempts=ATTEMPTS):
+                answer = await getattr(client, xform_name(self._target.operation))(**request)
+        check_answer(answer)
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Any]:
+        from aiobotocore.session import get_session  # noqa: PLC0415  # aioboto3 brings it, too
+
+        assert isinstance(self._target, Notice)
+        session: Any = install(get_session())
+        async with session.create_client(self._target.service, region_name=self._target.region) as client:
+            yield client
+
+
+async def _warmed(lifespan: Lifespan) -> None:
+    try:
+        client = await lifespan.resources()
+        with anyio.move_on_after(WARMING_UP):
+            await warm_up(client)
+    except Exception as error:  # noqa: BLE001  # a cold start must go on
+        emit("aws.notice_failed", logging.WARNING, request_id=None, error=repr(error))
+
+
+class Word:
+    """The one notice of an invocation."""
+
+    def __init__(self, notifier: Notifier, name: str, event: Any, context: Any) -> None:
+        self._notifier = notifier
+        # Lambda calls from outside of a loop. A test's `invoke` does not, and forks nothing.
+        self._helper = notifier.helper if asyncio._get_running_loop() is None else None  # noqa: SLF001
+        self._name = getattr(context, "function_name", None) or name
+        self._version = getattr(context, "function_version", None)
+        self._request_id = getattr(context, "aws_request_id", None)
+        self._event = event
+        self._soft = math.inf  # as the helper knows it
+        self.on_error = notifier.on_error
+
+    def arm(self, dl: Deadline) -> None:
+        """Have the helper send it, unless it is told otherwise, when its share of the margin has come."""
+        if self._helper is not None:
+            self._soft = dl.soft
+            invocation = self._request_id, self._name, self._version, self._event
+            self._helper.arm(invocation, shares(dl.soft, dl.hard).helper - dl.now())
+
+    def postpone(self, dl: Deadline) -> None:
+        """Tell the helper if the deadline has moved: a critical section holds it."""
+        if self._helper is not None and dl.soft > self._soft:
+            self._soft = dl.soft
+            self._helper.postpone(shares(dl.soft, dl.hard).helper - dl.now())
+
+    async def send(
+        self, error: BaseException, until: float, outside: contextvars.Context, *, expired: bool
+    ) -> None:
+        """Send it, if nobody has; never raises an error.
+
+        Args:
+            error: What happened.
+            until: When to give up, on the loop's clock.
+            outside: What a client is opened in.
+            expired: Whether `error` says that the time is up.
+        """
+        if self._helper is not None and not self._helper.stand_down():
+            return
+        what = message(self._request_id, self._name, self._version, self._event)
+        what |= exceeded_part(error) if expired else error_part(error)
+        try:
+            async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
+                await self._notifier.send(what, outside)
+        except BaseException as failure:
+            self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
+            if not isinstance(failure, Exception):
+                raise
+        else:
+            self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
+
+    def close(self, dl: Deadline) -> None:
+        """Have the helper not send it any more; wait for one that is sending until it is time to answer."""
+        if self._helper is None or self._helper.stand_down():
+            return
+        seconds = max(0.0, shares(dl.soft, dl.hard).mitigation - dl.now())
+        if self._helper.has_sent(seconds):
+            self._tell("aws.notice_sent", logging.INFO, reason="deadline_exceeded", sent_by="helper")
+        else:
+            self._tell(
+                "aws.notice_failed", logging.WARNING, error="the helper process did not send it in time"
+            )
+
+    def _tell(self, event: str, level: int, **fields: Any) -> None:
+        emit(event, level, function=self._name, request_id=self._request_id, **fields)
+
+
+def notifier(
+    target: Notice | str | Callable[..., Any] | None,
+    redact: Redact | None,
+    name: str,
+    *,
+    on_error: bool,
+    helper: bool,
+) -> Notifier | None:
+    """Check what `handler` was given, or take the environment's DEADLINE_NOTICE.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it.
+        ImportError: There is no SDK to send with.
+    """
+    if redact is not None and not callable(redact):
+        raise TypeError(f"redact: expected a function that takes the message and returns it, got {redact!r}")
+    checked: Target | None = _from_environment() if target is None else _checked(target)
+    if helper and not isinstance(checked, Notice):
+        if checked is not None:
+            raise TypeError("helper: it sends an aws.Notice, and cannot run a function of yours")
+        logger.warning("helper=True does nothing for %s: there is neither notice= nor DEADLINE_NOTICE", name)
+    return checked and Notifier(checked, redact, on_error=on_error, helper=helper)
+
+
+def _checked(target: Any) -> Target:
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None)):  # noqa: B004  # its type is asked for
+        return target  # type: ignore[no-any-return]
+    if isinstance(target, str):
+        try:
+            target = Notice.to(target)
+        except ValueError as error:
+            raise ValueError(f"notice: {error}") from None
+    if not isinstance(target, Notice):
+        raise TypeError(
+            "notice: expected an aws.Notice, an ARN, a queue's URL or an `async def` that takes the message, "
+            f"got {target!r}"
+        )
+    if importlib.util.find_spec("aiobotocore") is None:
+        raise ImportError('notice: sending it needs the SDK: pip install "asyncio-deadline[aws]"')
+    return target
+
+
+def _from_environment() -> Notice | None:
+    target = os.environ.get("DEADLINE_NOTICE", "").strip()
+    try:
+        checked = _checked(target) if target else None
+    except (ValueError, ImportError) as error:
+        logger.warning("DEADLINE_NOTICE is not used, %s", error)
+        return None
+    assert checked is None or isinstance(checked, Notice)
+    return checked

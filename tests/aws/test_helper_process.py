@@ -1,0 +1,178 @@
+"""The helper process under the real runtime client, in processes that are really stopped and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+import deadline
+from deadline import aws
+from deadline.aws._helper import Helper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deadline.testing import Emulator, MotoServer
+
+pytest.importorskip("awslambdaric")
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+TIMEOUT = 3.0
+"""With the functions' margin, which is cut to half of what is left, the helper acts after about 2.3 s."""
+
+
+class Queue:
+    """Where the notices go."""
+
+    def __init__(self) -> None:
+        self._sqs: Any = boto3.client("sqs")
+        self.url: str = self._sqs.create_queue(QueueName="lost")["QueueUrl"]
+
+    def received(self) -> list[dict[str, Any]]:
+        """All that is there; and it is gone."""
+        messages = []
+        while got := self._sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages"):
+            for one in got:
+                messages.append(json.loads(one["Body"]))
+                self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=one["ReceiptHandle"])
+        return messages
+
+
+@pytest.fixture
+def queue(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    queue = Queue()
+    monkeypatch.setenv("DEADLINE_NOTICE", queue.url)
+    return queue
+
+
+@pytest.fixture
+def function(queue: Queue, emulator: Callable[..., Emulator]) -> Emulator:
+    function = emulator("helped.blocked", path=str(HERE), timeout=TIMEOUT)
+    assert function.invoke({}).status == "success"
+    return function
+
+
+@pytest.mark.parametrize(
+    ("body", "line"), [("callback", "_run"), ("lock", "_hold_the_lock"), ("swallow", "_swallow_all")]
+)
+def test_what_nothing_reaches_is_told_before_the_kill(
+    function: Emulator, queue: Queue, body: str, line: str
+) -> None:
+    """Once, redacted, with the stack of the main process, which the log has, too."""
+    ended = function.invoke({"body": body, "order": 7, "card": "4111"})
+    assert ended.status == "timeout"
+    (said,) = queue.received()
+    assert said["event"] == {"body": body, "order": 7}
+    assert (said["sent_by"], said["reason"]) == ("helper", "deadline_exceeded")
+    assert (said["request_id"], said["function"]) == (ended.request_id, "helped")
+    assert f" in {line}" in said["stack"]
+    assert said["stack"].rstrip() in ended.log
+
+
+def test_the_two_agree_on_one_notice(function: Emulator, queue: Queue) -> None:
+    """Whoever sends, the other does not: invocations that wait, fail, block for long and succeed."""
+    assert function.invoke({"body": "wait"}).response == {"status": "partial"}
+    assert function.invoke({"body": "fail"}).status == "error"
+    late = function.invoke({"body": "late"})
+    assert late.status == "success", late.log
+    assert sorted((said["sent_by"], said["reason"]) for said in queue.received()) == [
+        ("handler", "deadline_exceeded"),
+        ("handler", "error"),
+        ("helper", "deadline_exceeded"),
+    ]
+    assert function.invoke({}).status == "success"
+    assert queue.received() == []
+
+
+def test_nothing_is_told_while_it_lies_frozen(function: Emulator, queue: Queue) -> None:
+    """An instant that passes in the frozen environment is nobody's any more; there is one helper."""
+    before = function.invoke({})
+    after = function.invoke({}, freeze=TIMEOUT - 0.3)
+    assert after.response == before.response
+    assert len(after.response["helpers"]) == 1
+    assert function.invoke({"body": "wait"}).response == {"status": "partial"}
+    assert [said["sent_by"] for said in queue.received()] == ["handler"]
+
+
+def test_a_helper_that_was_killed_costs_nothing(function: Emulator, queue: Queue) -> None:
+    """As soon as it should have looked at its memory there is another; the event says so."""
+    (helper,) = function.invoke({}).response["helpers"]
+    os.kill(helper, signal.SIGKILL)
+    assert "aws.helper_lost" in function.invoke({}, freeze=TIMEOUT - 0.3).log
+    (another,) = function.invoke({}).response["helpers"]
+    assert another != helper
+    assert queue.received() == []
+
+
+def test_each_forked_worker_has_its_own(queue: Queue, emulator: Callable[..., Emulator]) -> None:
+    """On Managed Instances."""
+    function = emulator("helped.blocked", path=str(HERE), timeout=10.0, workers=2)
+    helpers: dict[int, list[list[int]]] = {}
+    for _ in range(20):
+        answer = function.invoke({}).response
+        helpers.setdefault(answer["pid"], []).append(answer["helpers"])
+        if len(helpers) == 2:
+            break
+    assert all(len(own) == 1 for all_of_one in helpers.values() for own in all_of_one)
+    assert len({own[0] for all_of_one in helpers.values() for own in all_of_one}) == len(helpers)
+
+
+def test_whoever_is_first_is_alone(queue: Queue) -> None:
+    """The main process and the helper at the same instant, again and again: exactly one has the notice."""
+    helper = Helper(aws.Notice.to(queue.url), None)
+    chance = random.Random(5)
+    theirs = []
+    try:
+        for shot in range(60):
+            seconds = 0.0 if shot == 0 else 0.02  # the first one waits for the helper to be there
+            helper.arm((str(shot), "f", None, {}), seconds)
+            time.sleep(1.0 if shot == 0 else max(0.0, seconds + chance.uniform(-0.003, 0.003)))
+            if not helper.stand_down():
+                assert helper.has_sent(5.0)
+                theirs.append(str(shot))
+            time.sleep(0.005)  # it stays down when the instant has passed
+    finally:
+        helper.kill()
+    assert sorted(said["request_id"] for said in queue.received()) == sorted(theirs)
+    assert 0 < len(theirs) < 60
+
+
+def test_it_dies_with_the_main_process(queue: Queue) -> None:
+    """However that ends, and although another process has its end of the socket."""
+    with subprocess.Popen(
+        [sys.executable, HERE / "helped.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
+    ) as main:
+        assert main.stdout is not None
+        helper = int(main.stdout.readline())
+        assert Path(f"/proc/{helper}").exists()
+        main.kill()
+        wait_for_the_end_of(helper)
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    ends = time.monotonic() + 10
+    while _is_alive(pid):
+        assert time.monotonic() < ends, "it lives on"
+        time.sleep(0.01)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
