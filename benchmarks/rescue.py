@@ -115,6 +115,7 @@ def main() -> None:
         for job, shot in zip(jobs, pool.map(lambda job: _shoot(*job), jobs), strict=True):
             shots.setdefault(job, []).append(shot)
     false = _no_false_alarm(options.invocations)
+    print(*false["wrong"], sep="\n", file=sys.stderr)
 
     result = Result("rescue", "ms", ("anyio", "awslambdaric"))
     result.tables = [

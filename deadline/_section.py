@@ -79,9 +79,7 @@ class NamedStep:
         self._step.ended = self._now()
         if exc is None:
             self._step.status = "done"
-        elif isinstance(
-            exc, CancelledError | DeadlineExceeded | GeneratorExit | Interrupted
-        ):  # GeneratorExit: closed
+        elif isinstance(exc, _CUTS):
             self._step.status = "cut"
         else:
             self._step.status = "failed"
