@@ -13,7 +13,7 @@ import json
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, TypeVar, final
 
 from ._emulator import Emulator, checked_count
 from ._extras import missing
@@ -28,6 +28,7 @@ COUNTS: Final = (
     "ApproximateNumberOfMessagesDelayed",
 )
 
+Thing = TypeVar("Thing")
 Message = dict[str, Any]
 """As `ReceiveMessage` answers it."""
 
@@ -148,7 +149,6 @@ class SqsMapping:
         kept = self._kept(invocation, [message["MessageId"] for message in messages])
         refused = self._queue.delete([message for message in messages if message["MessageId"] not in kept])
         kept.update({message_id: f"it could not be deleted: {code}" for message_id, code in refused.items()})
-        self._queue.give_back([message for message in messages if message["MessageId"] in kept])
         batch = SqsBatch(invocation, tuple(self._delivery(message, invocation, kept) for message in messages))
         self.log.extend(batch.deliveries)
         return batch
@@ -257,12 +257,11 @@ class _Queue:
         self.visibility = int(attributes["VisibilityTimeout"])
         policy = json.loads(attributes.get("RedrivePolicy") or "{}")
         self.most_receives = float(policy.get("maxReceiveCount", "inf"))
-        self._given_back: list[tuple[float, Message]] = []
-        self._received = 0.0
+        self._due: dict[str, float] = {}  # receipt handle: when its message is visible again
 
     def receive(self, count: int) -> list[Message]:
         self._release()
-        self._received = time.monotonic()
+        due = time.monotonic() + self.visibility
         answer = self._sqs.receive_message(
             QueueUrl=self._url,
             MaxNumberOfMessages=count,
@@ -271,6 +270,7 @@ class _Queue:
             WaitTimeSeconds=0,
         )
         messages: list[Message] = answer.get("Messages", [])
+        self._due |= dict.fromkeys((message["ReceiptHandle"] for message in messages), due)
         return messages
 
     def delete(self, messages: Sequence[Message]) -> dict[str, str]:
@@ -281,14 +281,11 @@ class _Queue:
                 {"Id": str(at), "ReceiptHandle": message["ReceiptHandle"]} for at, message in enumerate(some)
             ]
             answer = self._sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+            for message in some:
+                self._due.pop(message["ReceiptHandle"], None)
             for failure in answer.get("Failed", []):
                 refused[some[int(failure["Id"])]["MessageId"]] = failure["Code"]
         return refused
-
-    def give_back(self, messages: Sequence[Message]) -> None:
-        """Leave them to their visibility timeout."""
-        if self.fifo:
-            self._given_back += [(self._received + self.visibility, message) for message in messages]
 
     def is_empty(self) -> bool:
         return not any(int(count) for count in self._attributes(*COUNTS).values())
@@ -301,14 +298,15 @@ class _Queue:
         See test_a_fifo_group_keeps_its_order_when_it_comes_again.
         """
         now = time.monotonic()
-        due = [message for at, message in self._given_back if at <= now]
-        self._given_back = [(at, message) for at, message in self._given_back if at > now]
-        for some in _tens(due):
+        free = [handle for handle, due in self._due.items() if due <= now]
+        for handle in free:
+            del self._due[handle]
+        for some in _tens(free) if self.fifo else ():
             self._sqs.change_message_visibility_batch(
                 QueueUrl=self._url,
                 Entries=[
-                    {"Id": str(at), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
-                    for at, message in enumerate(some)
+                    {"Id": str(at), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+                    for at, handle in enumerate(some)
                 ],
             )
 
@@ -351,6 +349,6 @@ def _attribute(value: dict[str, Any]) -> dict[str, Any]:
     return attribute
 
 
-def _tens(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    for start in range(0, len(messages), RECEIVED_AT_ONCE):
-        yield messages[start : start + RECEIVED_AT_ONCE]
+def _tens(things: Sequence[Thing]) -> Iterator[Sequence[Thing]]:
+    for start in range(0, len(things), RECEIVED_AT_ONCE):
+        yield things[start : start + RECEIVED_AT_ONCE]
