@@ -1,6 +1,7 @@
 """The event source mapping: moto's SQS, real processes, and which messages come again."""
 
 import json
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 import boto3
 import pytest
 
-from deadline.testing import Emulator, MotoServer, SqsMapping
+from deadline.testing import Emulator, MotoServer, SqsBatch, SqsMapping
 from deadline.testing._sqs_mapping import MalformedError, reported_failures
 
 pytest.importorskip("awslambdaric")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 FUNCTION = """
 import time
@@ -66,6 +69,12 @@ class Queue:
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         answer = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
         return sum(map(int, answer["Attributes"].values()))
+
+
+def worked_off(batch: SqsBatch) -> list[str]:
+    """What the example's function told of its work."""
+    told = [line for line in batch.invocation.log.splitlines() if line.startswith("worked off ")]
+    return [line.split()[-1] for line in told]
 
 
 Start = Callable[..., Emulator]
@@ -290,6 +299,38 @@ def test_a_queue_that_somebody_else_holds_is_given_up(start: Start) -> None:
     queue.send("1")
     queue.sqs.receive_message(QueueUrl=queue.url, VisibilityTimeout=600)
     assert SqsMapping(start("answers"), queue.url).run(rounds=5) == []
+
+
+# --- a batch that does not fit ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_messages_that_do_not_fit_are_worked_off_once_in_several_rounds(
+    moto_server: MotoServer, emulator: Callable[..., Emulator]
+) -> None:
+    """With `each` and a partial response none is lost, none done twice, and the time is used."""
+    chance = random.Random(3)
+    costs = [chance.uniform(0.02, 0.12) for _ in range(50)]
+    queue = Queue("busy", VisibilityTimeout="2")
+    cost_of = dict(zip(queue.send(*map(str, costs)), costs, strict=True))
+    function = emulator("batch.in_time", path=EXAMPLES, timeout=2.0)
+    mapping = SqsMapping(function, queue.url, batch_size=100, window=0.3, report_batch_item_failures=True)
+    batches = mapping.run(rounds=20)
+    assert queue.count() == 0
+    deleted = [message_id for batch in batches for message_id in batch.deleted]
+    assert sorted(deleted) == sorted(cost_of)
+    for batch in batches:
+        assert batch.invocation.status == "success"
+        assert worked_off(batch) == batch.deleted
+    for delivery in mapping.log:
+        later = [other for other in mapping.log if other.message_id == delivery.message_id][
+            delivery.receive :
+        ]
+        assert bool(later) == (delivery.fate == "returned")
+    # Nine tenths on an idle machine: benchmarks/batches.py.
+    cut_short = [batch for batch in batches if batch.returned]
+    work = sum(cost_of[message_id] for batch in cut_short for message_id in batch.deleted)
+    assert work > 0.6 * 1.5 * len(cut_short) > 0.0
 
 
 # --- the arguments ----------------------------------------------------------------------------------------
