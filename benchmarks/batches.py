@@ -165,7 +165,7 @@ def _run(sqs: Any, costs: list[float], tag: str) -> dict[str, Run]:
             }
             emulator = stack.enter_context(Emulator(f"batch.{function}", path=EXAMPLES, timeout=TIMEOUT))
             mapping = SqsMapping(
-                emulator, queue, batch_size=size, window=0.5, report_batch_item_failures=True
+                emulator, queue, batch_size=size, window=1.0, report_batch_item_failures=True
             )
             prepared[name] = (cost_of, mapping, dead)
         batches = threads.map(lambda entry: entry[1].run(ROUNDS), prepared.values())

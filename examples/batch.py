@@ -122,7 +122,7 @@ def main() -> None:
             for seconds in COSTS:
                 sqs.send_message(QueueUrl=queue, MessageBody=f"{seconds:.3f}")
             mappings.append(
-                SqsMapping(function, queue, batch_size=100, window=0.3, report_batch_item_failures=True)
+                SqsMapping(function, queue, batch_size=100, window=0.5, report_batch_item_failures=True)
             )
         results = list(threads.map(lambda mapping: mapping.run(ROUNDS), mappings))
 

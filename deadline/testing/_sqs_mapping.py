@@ -101,8 +101,8 @@ class SqsMapping:
         function: Running.
         queue_url: On a `MotoServer`.
         batch_size: The most messages in one event, 1 to 10,000; for a FIFO queue at most 10.
-        window: Seconds in which a batch is gathered, from its first message on, if it is not full before.
-            Lambda wants a second where batches are larger than 10.
+        window: Seconds to gather a batch in, if it is not full before. One receive brings 10 messages, so
+            larger batches need a window; Lambda wants a second.
         report_batch_item_failures: Whether the function's response is read.
 
     Attributes:
@@ -129,6 +129,11 @@ class SqsMapping:
         self._window = checked_seconds("window", window)
         self._reports = report_batch_item_failures
         self.log: list[SqsDelivery] = []
+        if self._window >= self._queue.visibility:
+            raise ValueError(
+                f"window must be shorter than the queue's visibility timeout of {self._queue.visibility} s, or a "
+                f"message would come twice in one batch, not {window!r}"
+            )
         if self._queue.visibility < function.timeout:
             raise ValueError(
                 f"queue_url: the queue's visibility timeout of {self._queue.visibility} s is less than the "
@@ -176,15 +181,13 @@ class SqsMapping:
         return batches
 
     def _gather(self) -> list[Message]:
-        messages: list[Message] = []
-        until: float | None = None
-        while len(messages) < self._batch_size:
+        """Receive until the batch is full or the window over: a message must not become visible meanwhile."""
+        until = time.monotonic() + self._window
+        messages = self._queue.receive(min(RECEIVED_AT_ONCE, self._batch_size))
+        while messages and len(messages) < self._batch_size and time.monotonic() < until:
             received = self._queue.receive(min(RECEIVED_AT_ONCE, self._batch_size - len(messages)))
             messages += received
-            until = until or (time.monotonic() + self._window if received else None)
             if not received:
-                if until is None or time.monotonic() >= until:
-                    break
                 time.sleep(min(PAUSE, self._window))
         return messages
 

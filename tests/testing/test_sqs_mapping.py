@@ -262,7 +262,7 @@ def test_a_batch_may_be_larger_than_one_receive(start: Start) -> None:
     queue = Queue("large")
     sent = queue.send(*["1"] * 12, *["bad"] * 12)
     mapping = SqsMapping(
-        start("answers", 30.0), queue.url, batch_size=100, window=0.1, report_batch_item_failures=True
+        start("answers", 30.0), queue.url, batch_size=24, window=20.0, report_batch_item_failures=True
     )
     batch = mapping.poll()
     assert batch is not None
@@ -314,7 +314,7 @@ def test_messages_that_do_not_fit_are_worked_off_once_in_several_rounds(
     queue = Queue("busy", VisibilityTimeout="2")
     cost_of = dict(zip(queue.send(*map(str, costs)), costs, strict=True))
     function = emulator("batch.in_time", path=EXAMPLES, timeout=2.0)
-    mapping = SqsMapping(function, queue.url, batch_size=100, window=0.3, report_batch_item_failures=True)
+    mapping = SqsMapping(function, queue.url, batch_size=50, window=1.0, report_batch_item_failures=True)
     batches = mapping.run(rounds=20)
     assert queue.count() == 0
     deleted = [message_id for batch in batches for message_id in batch.deleted]
@@ -346,12 +346,16 @@ def test_a_visibility_timeout_below_the_functions_is_refused(start: Start) -> No
 
 @pytest.mark.slow
 def test_wrong_arguments_are_named(start: Start) -> None:
-    """A batch size out of range, and an address that is none."""
+    """A batch size out of range, a window in which messages would come twice, and an address that is none."""
     function = start("answers")
     fifo = Queue("some.fifo", FifoQueue="true")
     with pytest.raises(ValueError, match="batch_size must be from 1 to 10,"):
         SqsMapping(function, fifo.url, batch_size=11)
     with pytest.raises(ValueError, match="batch_size must be from 1 to 10000,"):
         SqsMapping(function, Queue("some").url, batch_size=0)
+    with pytest.raises(
+        ValueError, match="window must be shorter than the queue's visibility timeout of 30 s"
+    ):
+        SqsMapping(function, fifo.url, window=30.0)
     with pytest.raises(ValueError, match="queue_url must be a queue's URL"):
         SqsMapping(function, "some")
