@@ -158,14 +158,14 @@ def _run(sqs: Any, costs: list[float], tag: str) -> dict[str, Run]:
         for at, (name, (function, size)) in enumerate(ENTRANTS.items()):
             dead = sqs.create_queue(QueueName=f"dead-{tag}-{at}")["QueueUrl"]
             policy = {"deadLetterTargetArn": _attribute(sqs, dead, "QueueArn"), "maxReceiveCount": RECEIVES}
-            attributes = {"VisibilityTimeout": "3", "RedrivePolicy": json.dumps(policy)}
+            attributes = {"VisibilityTimeout": "5", "RedrivePolicy": json.dumps(policy)}
             queue = sqs.create_queue(QueueName=f"queue-{tag}-{at}", Attributes=attributes)["QueueUrl"]
             cost_of = {
                 sqs.send_message(QueueUrl=queue, MessageBody=str(cost))["MessageId"]: cost for cost in costs
             }
             emulator = stack.enter_context(Emulator(f"batch.{function}", path=EXAMPLES, timeout=TIMEOUT))
             mapping = SqsMapping(
-                emulator, queue, batch_size=size, window=1.0, report_batch_item_failures=True
+                emulator, queue, batch_size=size, window=2.0, report_batch_item_failures=True
             )
             prepared[name] = (cost_of, mapping, dead)
         batches = threads.map(lambda entry: entry[1].run(ROUNDS), prepared.values())

@@ -131,8 +131,8 @@ class SqsMapping:
         self.log: list[SqsDelivery] = []
         if self._window >= self._queue.visibility:
             raise ValueError(
-                f"window must be shorter than the queue's visibility timeout of {self._queue.visibility} s, or a "
-                f"message would come twice in one batch, not {window!r}"
+                f"window must be shorter than the queue's visibility timeout of {self._queue.visibility} s, "
+                f"or a message would come twice in one batch, not {window!r}"
             )
         if self._queue.visibility < function.timeout:
             raise ValueError(
