@@ -165,7 +165,7 @@ def _run(sqs: Any, costs: list[float], tag: str) -> dict[str, Run]:
             }
             emulator = stack.enter_context(Emulator(f"batch.{function}", path=EXAMPLES, timeout=TIMEOUT))
             mapping = SqsMapping(
-                emulator, queue, batch_size=size, window=2.0, report_batch_item_failures=True
+                emulator, queue, batch_size=size, window=4.0, report_batch_item_failures=True
             )
             prepared[name] = (cost_of, mapping, dead)
         batches = threads.map(lambda entry: entry[1].run(ROUNDS), prepared.values())
@@ -229,6 +229,7 @@ def main() -> None:
                 0.1,
             )
             for workload in ASKED
+            if any(some[OURS].unused() for some in runs[workload])  # on a busy machine batches may be smaller
         ),
     ]
 
