@@ -46,6 +46,28 @@ def test_the_demo_shows_both_fates() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
+def test_a_batch_that_stops_in_time_works_nothing_off_twice() -> None:
+    """The loop is killed again and again and deletes nothing; the other one is never killed and ends."""
+    pytest.importorskip("awslambdaric")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "batch.py"],
+        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    table = {line[:24].strip(): line[24:].split() for line in done.stdout.splitlines()[2:10]}
+    assert table["killed"] == ["3", "0"]
+    assert table["deleted"] == ["0", "30"]
+    assert table["still in the queue"] == ["30", "0"]
+    assert table["worked off"][1] == "30"
+    assert table["worked off again"][1] == "0"
+    assert int(table["worked off again"][0]) > 0
+    assert "receive 3: returned, because the function timed out" in done.stdout
+    assert "deleted, because the function succeeded" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("function", "code", "last"),
     [

@@ -1,7 +1,8 @@
 """Tools for testing code that has a deadline.
 
 `FakeContext` stands in for Lambda's context, `VirtualLoop` makes hours pass at once, `MotoServer` is
-an AWS in a thread and `FaultProxy` lets it misbehave, and `Emulator` runs a handler as Lambda would.
+an AWS in a thread and `FaultProxy` lets it misbehave, `Emulator` runs a handler as Lambda would, and
+`SqsMapping` feeds it from a queue.
 With pytest they are fixtures: `lambda_context`, `virtual_clock`, `moto_server`, `fault_proxy`, `emulator`.
 Install `asyncio-deadline[testing]`.
 """
@@ -29,6 +30,7 @@ from ._moto import MotoServer
 from ._proxy import FaultProxy
 from ._request import Request
 from ._rules import Rule
+from ._sqs_mapping import SqsBatch, SqsDelivery, SqsMapping
 
 __all__ = [
     "Answer",
@@ -50,6 +52,9 @@ __all__ = [
     "Request",
     "Reset",
     "Rule",
+    "SqsBatch",
+    "SqsDelivery",
+    "SqsMapping",
     "Stall",
     "VirtualClock",
     "VirtualLoop",

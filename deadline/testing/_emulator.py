@@ -94,8 +94,8 @@ class Emulator:
         self._init_timeout = _checked_limit("init_timeout", init_timeout)
         self._post_seconds = checked_seconds("post_seconds", post_seconds)
         self._env = _checked_env(env or {})
-        self._memory = _checked_count("memory", memory, 128, 10_240)
-        self._workers = _checked_count("workers", workers, 1, 1_600)
+        self._memory = checked_count("memory", memory, 128, 10_240)
+        self._workers = checked_count("workers", workers, 1, 1_600)
         self._environment: Environment | None = None
         self._max_memory_used = 0
         self._entered = False
@@ -103,6 +103,11 @@ class Emulator:
         self._lock = threading.Lock()  # for the environment that is the current one
         self._starting = threading.Lock()
         self._slots = threading.BoundedSemaphore(self._workers)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for one invocation."""
+        return self._timeout
 
     @property
     def log(self) -> str:
@@ -318,7 +323,7 @@ def _checked_limit(name: str, value: float) -> float:
     return seconds
 
 
-def _checked_count(name: str, value: int, least: int, most: int) -> int:
+def checked_count(name: str, value: int, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, such as {name}={least}, not {value!r}")
     if not least <= value <= most:
