@@ -355,6 +355,15 @@ def test_a_helper_without_a_notice_says_so(caplog: pytest.LogCaptureFixture) -> 
     assert "helper=True does nothing for hang" in caplog.text
 
 
+def test_a_helper_elsewhere_than_on_linux_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Development on another system goes on without it."""
+    monkeypatch.setattr("sys.platform", "darwin")
+    aws.handler(helper=True, notice=aws.Notice.invoke("tell"))(hang)
+    assert "helper=True does nothing for hang: it needs Linux, this is darwin" in caplog.text
+
+
 # --- the real services, as moto has them ------------------------------------------------------------------
 
 
