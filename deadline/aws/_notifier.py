@@ -14,6 +14,7 @@ import inspect
 import logging
 import math
 import os
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -197,6 +198,9 @@ def notifier(
         if checked is not None:
             raise TypeError("helper: it sends an aws.Notice, and cannot run a function of yours")
         logger.warning("helper=True does nothing for %s: there is neither notice= nor DEADLINE_NOTICE", name)
+    if helper and sys.platform != "linux":
+        logger.warning("helper=True does nothing for %s: it needs Linux, this is %s", name, sys.platform)
+        helper = False
     return checked and Notifier(checked, redact, on_error=on_error, helper=helper)
 
 

@@ -355,6 +355,15 @@ def test_a_helper_without_a_notice_says_so(caplog: pytest.LogCaptureFixture) -> 
     assert "helper=True does nothing for hang" in caplog.text
 
 
+def test_a_helper_elsewhere_than_on_linux_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Development on another system goes on without it."""
+    monkeypatch.setattr("sys.platform", "darwin")
+    aws.handler(helper=True, notice=aws.Notice.invoke("tell"))(hang)
+    assert "helper=True does nothing for hang: it needs Linux, this is darwin" in caplog.text
+
+
 # --- the real services, as moto has them ------------------------------------------------------------------
 
 
@@ -429,21 +438,12 @@ async def test_it_arrives(services: Services, through: str, body: Any) -> None:
 async def test_a_function_is_invoked(
     moto_server: MotoServer, told: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an asynchronous event, which moto accepts for a function that exists."""
+    """As an asynchronous event, by name and by ARN, which moto accepts."""
+    # Without Docker moto leaves sockets to it open, so it is told not to look for functions.
     monkeypatch.setitem(default_user_config, "lambda", {"use_docker": False})
-    role = {"Statement": {"Action": "sts:AssumeRole", "Principal": {"Service": "lambda.amazonaws.com"}}}
-    session = aioboto3.Session()
-    async with session.client("iam") as iam, session.client("lambda") as functions:
-        made = await iam.create_role(RoleName="r", AssumeRolePolicyDocument=json.dumps(role))
-        function = await functions.create_function(
-            FunctionName="tell",
-            Runtime="python3.12",
-            Role=made["Role"]["Arn"],
-            Handler="x.y",
-            Code={"ZipFile": b"not a zip, and never run"},
-        )
-    await invoked(aws.handler(notice=aws.Notice.invoke("tell"), margin=4.0)(fail))
-    await invoked(aws.handler(notice=function["FunctionArn"], margin=4.0)(fail))
+    arn = f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:tell"
+    for target in (aws.Notice.invoke("tell"), arn):
+        await invoked(aws.handler(notice=target, margin=4.0)(fail))
     assert len(named(told, "aws.notice_sent")) == 2
 
 
