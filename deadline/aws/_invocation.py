@@ -8,7 +8,7 @@ The body runs in a task of its own, so that the one that answers is free to go o
 
 1. at soft the deadline cuts the body; it unwinds, and a DeadlineExceeded ends its task;
 2. a body that has not ended by its share of the margin is left behind: its coroutine is closed, and those of
-   the tasks that it started;
+   the tasks that it started. While a critical section is open in it, that is after the section's undo;
 3. `on_exceeded` then runs in a fresh task, in a context from before the deadline, bounded by its own share;
 4. in the end, what the invocation has started and not ended is cancelled, or closed, and named. The
    environment is frozen after the answer: whatever is left would act in the next invocation.
@@ -124,7 +124,9 @@ class Invocation:
         dl = self._deadline
         if math.isnan(dl.soft):  # not entered: a deadline around it, of whoever called `invoke`, is past
             return math.inf
-        return shares(dl.soft, dl.hard).unwinding
+        ends = shares(dl.unheld_soft, dl.hard)
+        # An open critical section undoes until its share ends; what is around it must then still unwind.
+        return (ends.undo + ends.mitigation) / 2 if dl.unheld_soft < dl.soft else ends.unwinding
 
     def _is_ours(self, exceeded: DeadlineExceeded) -> bool:
         """Whether the invocation's time is up: by this deadline, or by one inside with the same end."""
@@ -157,7 +159,7 @@ class Invocation:
         )
         if plan.mitigation is None:
             return Outcome(None, exceeded)
-        ends = shares(dl.soft, dl.hard).mitigation
+        ends = shares(dl.unheld_soft, dl.hard).mitigation
         grace = exceeded.grace(reserve=dl.hard - ends)
         outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.hard) / 2)
         if outcome is None:
