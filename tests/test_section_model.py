@@ -1,8 +1,9 @@
 """Random critical sections against what really happened to their effects.
 
-Sections in each other and in tasks, with compensations that are slow, fail or are cancelled, cut by deadlines,
-by each other's failures and from outside. A ledger keeps what was done and undone, and when; the laws below
-say what must be true of it, and of every report. Programs run on a virtual clock, so their times are exact.
+Sections in each other and in tasks, with compensations that are slow, fail or are cancelled, cut by
+deadlines, by each other's failures and from outside. A ledger keeps what was done and undone, and when; the
+laws below say what must be true of it, and of every report. Programs run on a virtual clock, so their times
+are exact.
 """
 
 from __future__ import annotations
