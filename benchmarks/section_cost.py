@@ -1,8 +1,8 @@
 """What a critical section costs that is left well, and what `each` adds to an item.
 
 CPU of `async with critical("move"): pass`, alone and inside of a deadline with a margin, and with one step,
-beside `async with deadline(30, margin=10): pass`; and of `each` with a function that returns at once, an item.
-In batches inside of one task, as in `scope_cost.py`.
+beside `async with deadline(30, margin=10): pass`; and of `each` with a function that returns at once, an
+item. In batches inside of one task, as in `scope_cost.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The `partial` loop: a function that stops five seconds before its end, and a caller that calls it again.
 
 The handler loads rows into a table until the next one is predicted not to fit, and answers
-`{"status": "partial", "next": ...}`. It is never cut in the middle of a row, and never killed. All times are a
-tenth of what they would be: a timeout of 15 s with a cushion of 5 s.
+`{"status": "partial", "next": ...}`. It is not cut in the middle of a row, nor killed. All times are a tenth
+of what they would be: a timeout of 15 s with a cushion of 5 s.
 
 Run it with `python examples/partial.py` where the extras aws and testing are installed.
 """

@@ -144,12 +144,14 @@ class Entered:
 
     Attributes:
         section: It.
+        around: The section around it.
         cut_at: When the deadlines around cut it, by the rule of the shares.
         undo_until: When its undo must have ended.
         failed_at: When the undoing of it began, or would have.
     """
 
     section: Section
+    around: Section | None
     cut_at: float
     undo_until: float
     failed_at: float = math.nan
@@ -170,28 +172,29 @@ class Reality:
 
     async def limited(self, limits: tuple[tuple[float, float], ...]) -> None:
         if not limits:
-            await self.critical(self.program.section)
+            await self.critical(self.program.section, None)
             return
         (seconds, margin), *inner = limits
         async with deadline(seconds, margin=margin):
             await self.limited(tuple(inner))
 
-    async def critical(self, part: Critical) -> None:
+    async def critical(self, part: Critical, around: Section | None) -> None:
         async with critical(f"section {next(self.numbers)}") as section:
-            entered = self.entered(section)
+            entered = self.entered(section, around)
             try:
                 for inner in part.body:
                     await self.part(section, inner)
             finally:
                 entered.failed_at = now()
 
-    def entered(self, section: Section) -> Entered:
-        around, ends = current(), []
-        while around is not None:
-            ends.append(shares(around.unheld_soft, around.hard))
-            around = next(around._around(), None)
+    def entered(self, section: Section, around: Section | None) -> Entered:
+        dl, ends = current(), []
+        while dl is not None:
+            ends.append(shares(dl.unheld_soft, dl.hard))
+            dl = next(dl._around(), None)
         cut_at = min((end.section for end in ends), default=math.inf)
-        self.sections.append(Entered(section, cut_at, min((end.undo for end in ends), default=math.inf)))
+        undo_until = min((end.undo for end in ends), default=math.inf)
+        self.sections.append(Entered(section, around, cut_at, undo_until))
         return self.sections[-1]
 
     async def part(self, section: Section, part: Part) -> None:
@@ -201,7 +204,7 @@ class Reality:
             case Step():
                 await self.step(section, part)
             case Critical():
-                await self.critical(part)
+                await self.critical(part, section)
             case Group("native", branches):
                 async with asyncio.TaskGroup() as native:
                     for branch in branches:
@@ -301,6 +304,9 @@ def undoes_in_order(reality: Reality, entered: Entered) -> None:
     if entered.section._status == "failed":
         final = any(reality.effects[step.name].undo is None for step in told)
         assert all((step.fate in {"undone", "undo failed"}) is not final for step in told)
+    for inner in reality.sections:
+        if inner.around is entered.section and inner.section._status == "done":
+            assert set(inner.section.report.steps) <= set(told)
 
 
 def keeps_the_bounds(reality: Reality, entered: Entered) -> None:

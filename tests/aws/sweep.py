@@ -117,7 +117,8 @@ class Run:
         cell: What was asked for.
         told: What the function told: `done`, a section's status, `not begun`; for the plain form `error`
             or `nothing`.
-        fates: What it told of each step; `absent` if it told nothing.
+        fates: What it told of each step that was begun.
+        errors: Why compensations failed.
         effects: Which steps' effects the services hold.
         wrong: What was told and is not so, in words.
     """
@@ -125,6 +126,7 @@ class Run:
     cell: Cell
     told: str = "nothing"
     fates: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
     effects: dict[str, bool] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
@@ -302,8 +304,10 @@ class _Lane:
             run.told = await _killed(move, cell.instant)
         else:
             report = await _cut(move, cell)
-            run.told = report.status if report is not None else "not begun"
-            run.fates = {step.name: step.fate for step in report.steps} if report is not None else {}
+            run.told = "not begun" if report is None else report.status
+            steps = () if report is None else report.steps
+            run.fates = {step.name: step.fate for step in steps}
+            run.errors = {step.name: step.error for step in steps if step.error is not None}
         log = await self._ended(before)
         run.effects = await self._effects(move.key)
         if cell.form != "plain":
