@@ -14,6 +14,7 @@ BENCHMARKS = (
     "cancellation_latency",
     "fan_out",
     "scope_cost",
+    "section_cost",
     "aws_hook",
     "aws_faults",
     "handler",

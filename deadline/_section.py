@@ -34,6 +34,7 @@ from deadline._unwinding import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextvars import Context
     from datetime import timedelta
     from types import TracebackType
 
@@ -160,7 +161,8 @@ class Section:
         steps = tuple(step.report() for step in self._steps)
         if self._status in {"new", "open"}:
             return SectionReport(self.name, "open", steps)
-        if self._status == "done":
+        # A section that was left well is done no more when one around it has undone it.
+        if self._status == "done" and not any(step.fate in {"undone", "undo failed"} for step in steps):
             return SectionReport(self.name, "done", steps)
         return SectionReport(self.name, "partial" if any(step.stands for step in steps) else "undone", steps)
 
@@ -240,8 +242,7 @@ class Section:
         undoing = [step for step in reversed(self._steps) if step.may_be_done]
         try:
             if undoing and not any(step.is_final for step in undoing):
-                undo = _undo(self.name, undoing, self._undo_until())
-                await to_the_end(undo, without_deadline(copy_context()))
+                await to_the_end(_undo(self.name, undoing, self._undo_until()), _outside())
         except CancelledError:
             if not isinstance(exc, CancelledError):
                 raise
@@ -267,13 +268,21 @@ class Section:
         return asyncio.get_running_loop().time() + WITHOUT_LIMIT if until == math.inf else until
 
 
+def _outside() -> Context:
+    """A context for undoing: not of the deadline that is over, nor of a section or a step around."""
+    context = without_deadline(copy_context())
+    context.run(_section.set, None)
+    context.run(_calls.set, None)
+    return context
+
+
 async def _undo(section: str, steps: Sequence[SectionStep], until: float) -> None:
     """Run the compensations, the last step's first, until an instant on the loop's clock."""
     for step in steps:
         try:
             async with Deadline(_source.Instant(until), 0.0, f"undo of {section}", DeadlineExceeded):
                 await step.undo()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the others run
+        except (Exception, CancelledError) as error:  # noqa: BLE001  # whatever it is, the others run
             step.failed_to_undo(error)
             emit("deadline.undo_failed", logging.WARNING, section=section, step=step.name, error=repr(error))
 
@@ -312,7 +321,7 @@ class SectionStep:
             await done
         self._fate = "undone"
 
-    def failed_to_undo(self, error: Exception) -> None:
+    def failed_to_undo(self, error: BaseException) -> None:
         """Remember why the compensation failed."""
         self._fate, self._error = "undo failed", f"{type(error).__name__}: {error}"
 

@@ -166,3 +166,36 @@ async def test_notices_are_recorded_retried_and_mailed(
     assert {item["request_id"]["S"] for item in items} == {"r-1", "r-2", "r-3", "r-4"}
     assert "Subject: orders: error" in Mailbox.mails[-1]
     assert "Traceback: ..." in Mailbox.mails[-1]
+
+
+def run(example: str) -> str:
+    pytest.importorskip("aioboto3")
+    pytest.importorskip("awslambdaric")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / example],
+        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_a_cut_move_is_undone() -> None:
+    """Plainly it is left half done and nobody is told; as a critical section it is undone, and says so."""
+    plain, _, ours = run("undo.py").partition("\nmove\n")
+    assert "Task timed out after 2.00 seconds" in plain
+    assert "after:    the bucket holds final.txt, the table says draft.txt  <- half done" in plain
+    steps = '{"copy": "undone", "delete": "undone", "note": "undone"}'
+    assert f'answer:   {{"status": "undone", "steps": {steps}}}' in ours
+    assert "after:    the bucket holds draft.txt, the table says draft.txt\n" in ours
+
+
+def test_a_partial_loop_loads_every_row() -> None:
+    """Each call stops before its cushion, says where to go on, and the last one is done."""
+    *calls, last, count = run("partial.py").splitlines()
+    assert calls
+    assert all("{'status': 'partial', 'next': " in call for call in calls)
+    assert "{'status': 'done'}" in last
+    assert count == "the table has 50 rows of 50"

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from deadline import DeadlineExceeded, InsufficientTime, critical, current, deadline, remaining, step
+from deadline._section import calls_of_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -263,6 +264,43 @@ async def test_a_failing_undo_does_not_keep_the_others(ledger: Ledger, happened:
     assert [event.name for event in happened] == ["deadline.undo_failed", "deadline.section_failed"]
 
 
+async def test_an_undo_that_is_cancelled_has_failed(ledger: Ledger) -> None:
+    """A cancellation out of what it awaits is its own failure; the others run, and the error leaves."""
+
+    async def undo() -> None:
+        gone = asyncio.get_running_loop().create_future()
+        gone.cancel()
+        await gone
+
+    section = critical("move")
+    with pytest.raises(ValueError, match="no"):
+        async with section:
+            async with section.step("one", undo=ledger.undo("one")):
+                pass
+            async with section.step("two", undo=undo):
+                raise ValueError("no")
+    assert ledger.entries == ["undo one"]
+    assert section.report.steps[1].error == "CancelledError: "
+
+
+async def test_an_undo_runs_outside_of_the_section_and_step_around(ledger: Ledger) -> None:
+    """A section in it is its own: the one around does not undo what undid."""
+
+    async def undo() -> None:
+        assert calls_of_step() is None
+        async with critical("undo") as undoing:
+            async with undoing.step("undo", undo=ledger.undo("the undo")):
+                ledger.entries.append("undo one")
+
+    with pytest.raises(ValueError, match="no"):
+        async with critical("outer") as outer:
+            async with outer.step("all", undo=ledger.undo("all")):
+                async with critical("inner") as inner:
+                    async with inner.step("one", undo=undo):
+                        raise ValueError("no")
+    assert ledger.entries == ["undo one", "undo all"]
+
+
 async def test_an_undo_runs_without_the_deadline_that_is_over(ledger: Ledger) -> None:
     """It has a deadline of its own: what it calls must not be refused for want of time."""
     seen: list[float] = []
@@ -331,6 +369,7 @@ async def test_a_nested_section_is_undone_with_the_outer_one(ledger: Ledger) -> 
                 pass
             raise ValueError("no")
     assert ledger.entries == ["undo three", "undo two", "undo one"]
+    assert str(inner.report) == "critical section 'inner' undone: two undone"
 
 
 async def test_a_nested_section_that_fails_is_undone_once(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ The body runs in a task of its own, so that the one that answers is free to go o
 
 1. at soft the deadline cuts the body; it unwinds, and a DeadlineExceeded ends its task;
 2. a body that has not ended by its share of the margin is left behind: its coroutine is closed, and those of
-   the tasks that it started;
+   the tasks that it started. While a critical section is open in it, that is after the section's undo;
 3. `on_exceeded` then runs in a fresh task, in a context from before the deadline, bounded by its own share,
    and beside it the notice is sent, if there is one;
 4. in the end, what the invocation has started and not ended is cancelled, or closed, and named. The
@@ -140,7 +140,10 @@ class Invocation:
             return math.inf
         if self._word is not None:
             self._word.postpone(self._deadline)
-        return self._deadline.shares().unwinding
+        ends = self._deadline.shares()
+        # An open critical section undoes until its share ends; what is around it must then still unwind.
+        held = self._deadline.unheld_soft < self._deadline.soft
+        return (ends.undo + ends.mitigation) / 2 if held else ends.unwinding
 
     def _ours(self, error: BaseException | None) -> DeadlineExceeded | None:
         """What says that the invocation's time is up: by this deadline, or by one inside with the same end.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import pytest
 
-from deadline import DeadlineExceeded, InsufficientTime, aws, current, deadline, remaining
+from deadline import DeadlineExceeded, InsufficientTime, aws, critical, current, deadline, remaining
 from deadline.aws import _environment
 from deadline.testing import FakeContext
 
@@ -432,6 +432,36 @@ async def test_a_body_that_does_not_end_is_left_behind(
     assert asyncio.all_tasks() == before
     assert [event.name for event in told_by_handlers] == ["aws.left_behind", "aws.exceeded"]
     assert await echo.invoke(7, FakeContext(3.0)) == 7
+
+
+async def test_a_section_that_undoes_is_not_left_behind(
+    virtual_clock: VirtualClock, told_by_handlers: list[Event]
+) -> None:
+    """Its undo has three quarters of the margin, and the body a little more to unwind."""
+    undone: list[str] = []
+
+    async def undo() -> None:
+        await asyncio.sleep(0.24)
+        undone.append("copy")
+
+    @aws.handler(margin=1.0)
+    async def move(event: Any, context: Any) -> Any:
+        try:
+            async with critical("move") as section, section.step("copy", undo=undo):
+                await asyncio.sleep(60)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await asyncio.sleep(0.02)
+
+    @move.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        (section,) = exceeded.report.sections
+        return section.status
+
+    assert await move.invoke({}, FakeContext(3.001)) == "undone"
+    assert asyncio.get_running_loop().time() == pytest.approx(2.76)
+    assert undone == ["copy"]
+    assert [event.name for event in told_by_handlers] == ["aws.exceeded"]
 
 
 async def test_finally_blocks_run_when_a_body_is_left_behind(virtual_clock: VirtualClock) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from deadline.testing import Delay, FaultProxy, Request, Stall
+from deadline.testing._listener import Listener
 
 pytestmark = pytest.mark.slow
 
@@ -457,3 +458,20 @@ def fetch(url: str) -> tuple[bytes, int]:
         return answer.read(), answer.status
     finally:
         connection.close()
+
+
+async def test_no_piece_of_an_answer_waits_for_an_acknowledgement() -> None:
+    """Nagle's algorithm is off: it would hold the second piece back for up to 40 ms."""
+    at_once: list[int] = []
+
+    async def serve(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+        connection = streams[1].get_extra_info("socket")
+        at_once.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    listener = Listener(serve)
+    await listener.listen()
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    await reader.read()
+    writer.close()
+    await listener.close()
+    assert at_once == [1]
