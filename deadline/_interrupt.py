@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import inspect
 import logging
 import math
@@ -121,7 +122,10 @@ def _outward(frame: FrameType | None) -> Iterator[FrameType]:
 
 def _place(frame: FrameType) -> Place:
     code = frame.f_code
-    return Place(str(frame.f_globals.get("__name__", "")), code.co_name, bool(code.co_flags & _AWAITS))
+    # What the garbage collector calls is like a `__del__`: Python prints what it raises, and goes on.
+    collecting = any(getattr(called, "__code__", None) is code for called in gc.callbacks)
+    name = "__del__" if collecting else code.co_name
+    return Place(str(frame.f_globals.get("__name__", "")), name, bool(code.co_flags & _AWAITS))
 
 
 def _positions(frame: FrameType | None) -> list[tuple[CodeType, int]]:

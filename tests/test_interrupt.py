@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import threading
@@ -370,6 +371,33 @@ def test_an_object_that_is_deleted_is_left_in_peace(monkeypatch: pytest.MonkeyPa
 
     asyncio.run(main())
     assert (deleted, unraisable) == ([True], [])
+
+
+@slow
+def test_what_the_garbage_collector_calls_is_left_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised there is printed and lost as well."""
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    called = []
+
+    def slow_callback(phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            block(SOON + 0.1)
+            called.append(True)
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(SOON, interrupt=True):
+                gc.collect()
+                block()
+
+    gc.callbacks.append(slow_callback)
+    try:
+        asyncio.run(main())
+    finally:
+        gc.callbacks.remove(slow_callback)
+    assert called
+    assert unraisable == []
 
 
 @slow

@@ -235,6 +235,7 @@ class Invocation:
         """Wait for the notice, no longer than it may take and a moment for its end."""
         if telling is not None:
             left = max(0.0, until - asyncio.get_running_loop().time())
+            self._guard.protect(left)  # the first one loads the SDK, which blocks
             await asyncio.wait([telling], timeout=left + min(DRAINING, (self._deadline.hard - until) / 2))
 
     # --- tasks --------------------------------------------------------------------------------------------
