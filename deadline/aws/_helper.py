@@ -57,15 +57,17 @@ if TYPE_CHECKING:
 
     Invocation = tuple[str | None, str, str | None, Any]
 
-# What is in shared memory, by offset. The main process's: a generation, the instant at which to send for it
-# (inf: not), and for how many seconds it was armed. The helper's: when it looks next. Then the invocation.
-_ARMED: Final = struct.Struct("=Qdd")
-_COUNT: Final = struct.Struct("=Q")
-_SECONDS: Final = struct.Struct("=d")
-_INSTANT: Final = 8
-_SPAN: Final = 16
-_LOOKS_AT: Final = 24
+# What is in shared memory: four numbers, by index, then the invocation. The main process's are a generation,
+# the instant at which to send for it (inf: not), and for how many seconds it was armed; the helper's is when it
+# looks next. A memoryview stores each with one move. `struct` clears a field before it writes it: the helper
+# would read an instant of 0.0 now and then, and send twice.
+_GENERATION, _INSTANT, _SPAN, _LOOKS_AT = range(4)
 _INVOCATION: Final = 32
+
+
+def _numbers(memory: mmap.mmap) -> memoryview[float]:
+    return memoryview(memory)[:_INVOCATION].cast("d")
+
 
 ROOM: Final = 16 * 1024 * 1024
 """Bytes of shared memory. A long list of small numbers takes more than it does as JSON."""
@@ -122,9 +124,11 @@ class Helper:
             self._generation += 1
             now = time.time()
             self._instant = now + seconds
-            _ARMED.pack_into(self._memory, 0, self._generation, self._instant, seconds)
+            self._shared[_GENERATION] = self._generation
+            self._shared[_SPAN] = seconds
+            self._shared[_INSTANT] = self._instant  # the last: with it the generation is armed
             # One that is overdue was frozen, and nobody knows for how long it will sleep on.
-            if not now <= _SECONDS.unpack_from(self._memory, _LOOKS_AT)[0] <= self._instant:
+            if not now <= self._shared[_LOOKS_AT] <= self._instant:
                 self._say(POKE)
         except OSError as error:
             self._lost(repr(error))
@@ -133,7 +137,7 @@ class Helper:
         """Move the instant of what is armed to a later one."""
         if self._instant > -math.inf:
             self._instant = time.time() + seconds
-            _SECONDS.pack_into(self._memory, _INSTANT, self._instant)
+            self._shared[_INSTANT] = self._instant
 
     def stand_down(self) -> bool:
         """Have it not send. Returns whether that was in time: it has not sent, and will not."""
@@ -141,7 +145,7 @@ class Helper:
             return False
         if self._instant == -math.inf:
             return True
-        _SECONDS.pack_into(self._memory, _INSTANT, math.inf)
+        self._shared[_INSTANT] = math.inf
         if time.time() >= self._instant - DUST:
             try:
                 self._say(ASK)
@@ -171,6 +175,7 @@ class Helper:
             answers.add(answer)
         faulthandler.unregister(_dump_signal())
         self._socket.close()
+        self._shared.release()
         self._memory.close()
         os.close(self._dump)
         self._owner = 0
@@ -180,7 +185,8 @@ class Helper:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)  # noqa: FBT003  # the standard library's own
         self._memory = mmap.mmap(-1, ROOM)  # shared, and only what is written to takes memory
-        _SECONDS.pack_into(self._memory, _INSTANT, math.inf)
+        self._shared = _numbers(self._memory)
+        self._shared[_INSTANT] = math.inf
         stack, self._dump = os.pipe()
         # A signal and not `dump_traceback_later`: that has one slot in a process, which may be the user's,
         # and costs 31 µs an invocation. The handler is C, and needs no lock of the interpreter's.
@@ -249,6 +255,7 @@ class _Child:
         self._parent = parent
         self._main, self._stack = channels
         self._memory = memory
+        self._shared = _numbers(memory)
         self._notice = notice
         self._redact = redact
 
@@ -292,13 +299,13 @@ class _Child:
         """Serve until the parent is gone."""
         while True:
             now = time.time()  # first: what was taken out of the memory before the instant is not there then
-            instant = self._seconds(_INSTANT)
+            instant = self._shared[_INSTANT]
             if now >= instant:
                 self._send()
                 continue
-            looks_at = instant if instant < math.inf else now + self._seconds(_SPAN)
-            _SECONDS.pack_into(self._memory, _LOOKS_AT, looks_at)
-            if self._seconds(_INSTANT) != instant:  # it may have been armed before it could read that
+            looks_at = instant if instant < math.inf else now + self._shared[_SPAN]
+            self._shared[_LOOKS_AT] = looks_at
+            if self._shared[_INSTANT] != instant:  # it may have been armed before it could read that
                 continue
             if select.select([self._main], [], [], max(0.0, looks_at - now))[0]:
                 record = self._main.recv(_RECORD.size)
@@ -308,12 +315,9 @@ class _Child:
                 if kind == ASK:
                     self._say(DOWN, generation)
 
-    def _seconds(self, offset: int) -> float:
-        return _SECONDS.unpack_from(self._memory, offset)[0]  # type: ignore[no-any-return]
-
     def _send(self) -> None:
-        (generation,) = _COUNT.unpack_from(self._memory)
-        _SECONDS.pack_into(self._memory, _INSTANT, math.inf)
+        generation = int(self._shared[_GENERATION])
+        self._shared[_INSTANT] = math.inf
         self._say(SENDING, generation)
         self._say(SENT if self._has_sent() else FAILED, generation)
 
