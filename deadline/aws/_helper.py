@@ -57,10 +57,10 @@ if TYPE_CHECKING:
 
     Invocation = tuple[str | None, str, str | None, Any]
 
-# What is in shared memory: four numbers, by index, then the invocation. The main process's are a generation,
-# the instant at which to send for it (inf: not), and for how many seconds it was armed; the helper's is when it
-# looks next. A memoryview stores each with one move. `struct` clears a field before it writes it: the helper
-# would read an instant of 0.0 now and then, and send twice.
+# What is in shared memory: four numbers, by index, then the invocation. The main process's are a
+# generation, the instant at which to send for it (inf: not), and for how many seconds it was armed; the
+# helper's is when it looks next. A memoryview stores each with one move. `struct` clears a field before it
+# writes it: the helper would read an instant of 0.0 now and then, and send twice.
 _GENERATION, _INSTANT, _SPAN, _LOOKS_AT = range(4)
 _INVOCATION: Final = 32
 
