@@ -158,7 +158,7 @@ async def test_a_thousand_calls_at_once_each_end_one_way_in_time(moto_server: Mo
             await asyncio.gather(*(one() for _ in range(1000)))
             assert len(ended) == 1000
             assert ended.count("answered") > 100
-            assert sorted(late)[len(late) // 2] < 0.1
+            assert sorted(late)[len(late) // 2] < 0.5
             proxy.clear()
             async with asyncio.timeout(5):
                 await asyncio.gather(*(client.list_tables() for _ in range(50)))
