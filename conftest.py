@@ -11,4 +11,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run a slow test that failed again: another process may have had the machine. It is listed as RERUN."""
     for item in items:
         if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.flaky(reruns=2))
+            item.add_marker(pytest.mark.flaky(reruns=3))
