@@ -546,20 +546,24 @@ class Deadline:
             self._record = Record()
         return self._record
 
+    def _records(self) -> Iterator[Record]:
+        """The records of this block and of every one around."""
+        return (dl.record() for dl in (self, *self._around()))
+
     def begin_step(self, step: Step) -> None:
         """Remember a step, here and in every deadline around."""
-        for dl in (self, *self._around()):
-            dl.record().steps.append(step)
+        for record in self._records():
+            record.steps.append(step)
 
     def begin_section(self, report: Callable[[], SectionReport]) -> None:
         """Remember a critical section, here and in every deadline around."""
-        for dl in (self, *self._around()):
-            dl.record().sections.append(report)
+        for record in self._records():
+            record.sections.append(report)
 
     def begin_batch(self, report: Callable[[], BatchReport]) -> None:
         """Remember a batch, here and in every deadline around."""
-        for dl in (self, *self._around()):
-            dl.record().batches.append(report)
+        for record in self._records():
+            record.batches.append(report)
 
     def shares(self) -> Shares:
         """Who gets which share of the margin, or of what was left of it on entry."""
@@ -580,7 +584,7 @@ class Deadline:
         for dl in held:
             if not dl._holds:
                 dl._unheld = dl.soft
-                dl._move(shares(dl.soft, dl.hard).section)
+                dl._move(dl.shares().section)
             dl._holds += 1
         return held
 
@@ -611,8 +615,8 @@ class Deadline:
 
     def leave_behind(self, what: str) -> None:
         """Have the reports, here and of every deadline around, name what could not be cleaned up."""
-        for dl in (self, *self._around()):
-            dl.record().left_behind.append(what)
+        for record in self._records():
+            record.left_behind.append(what)
 
     def now(self) -> float:
         """The loop's clock, in seconds."""

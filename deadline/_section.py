@@ -27,7 +27,6 @@ from deadline import _source
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit
 from deadline._interrupt import Interrupted
-from deadline._margin import shares
 from deadline._report import EffectReport, SectionReport, Step
 from deadline._scope import Deadline, current, without_deadline
 from deadline._unwinding import to_the_end
@@ -46,9 +45,10 @@ if TYPE_CHECKING:
 WITHOUT_LIMIT: Final = 10.0
 """Seconds for undoing a section without a deadline, which has no margin to take them from."""
 
+_CUTS: Final = (CancelledError, DeadlineExceeded, Interrupted, GeneratorExit)  # the last one: closed
+
 
 # --- steps ------------------------------------------------------------------------------------------------
-_CUTS = (CancelledError, DeadlineExceeded, Interrupted, GeneratorExit)  # the last one: closed
 
 
 @final
@@ -263,8 +263,7 @@ class Section:
 
     def _undo_until(self) -> float:
         """When undoing must be over, on the loop's clock."""
-        ends = [shares(dl.unheld_soft, dl.hard).undo for dl in self._held]
-        until = min(ends, default=math.inf)
+        until = min((dl.shares().undo for dl in self._held), default=math.inf)
         return asyncio.get_running_loop().time() + WITHOUT_LIMIT if until == math.inf else until
 
 

@@ -128,8 +128,10 @@ class Plan:
         async with contextlib.AsyncExitStack() as stack:
 
             async def given() -> tuple[Any, ...]:
-                if self.lifespan is None or resources is not _UNSET:
-                    return () if self.lifespan is None else (resources,)
+                if resources is not _UNSET:
+                    return (resources,)
+                if self.lifespan is None:
+                    return ()
                 lifespan = Lifespan(self.lifespan, self.outside)
                 stack.push_async_callback(lifespan.close)
                 return (await lifespan.resources(),)
