@@ -111,7 +111,9 @@ def check_name_and_error(name: str | None, error: type[DeadlineExceeded]) -> Non
         raise TypeError(
             f"name: expected a string, got {name!r} ({type(name).__name__}); write name='checkout'"
         )
-    if not (isinstance(error, type) and issubclass(error, DeadlineExceeded)):
+    if error is not DeadlineExceeded and not (
+        isinstance(error, type) and issubclass(error, DeadlineExceeded)
+    ):
         raise TypeError(
             f"error: expected a subclass of DeadlineExceeded, got {error!r}; "
             "write `class CheckoutTimeout(DeadlineExceeded): ...` and error=CheckoutTimeout"
@@ -223,6 +225,15 @@ class Deadline:
             end = min(end, around.hard if hard else around.soft)
         return max(0.0, end - self._clock.now())
 
+    def _is_past(self, now: float) -> bool:
+        """Whether this or a deadline around it is open and should have been cut."""
+        around: Deadline | None = self
+        while around is not None:  # a loop of its own: `_around` would cost every entry a generator
+            if around.soft <= now and around._state == "open":
+                return True
+            around = around._parent
+        return False
+
     def _around(self) -> Iterator[Deadline]:
         """The open deadlines around this one, innermost first."""
         around = self._parent
@@ -269,7 +280,7 @@ class Deadline:
         if not isinstance(margin, float):
             margin = margin.of(self._source, hard - now)
         self.soft = self.wakes_at = soft = hard - margin
-        if soft <= now or any(around.soft <= now for around in self._around()):
+        if soft <= now or (self._parent is not None and self._parent._is_past(now)):
             await self._enter_late()
         self._scope = scope = CancelScope()
         scope.__enter__()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
+    from typing import TypeGuard
 
     from deadline._timer import Clock
 
@@ -43,8 +43,7 @@ class Moment(NamedTuple):
     timestamp: float
 
 
-# Tuples made once, plain types first: `float | int | Real` in place would be made on every entry.
-_NUMBERS: Final = (float, int, Real)
+# Made once: a union in place would be made on every entry.
 _NO_CONTEXTS: Final = (float, Instant, Moment)
 
 
@@ -96,9 +95,11 @@ def seconds(value: float | timedelta, argument: str) -> float:
         TypeError: Not a number or a timedelta, or a bool.
         ValueError: Negative or NaN.
     """
-    if not isinstance(value, _NUMBERS):
+    if type(value) is float and value >= 0.0:
+        return value  # what nearly everybody gives
+    if not isinstance(value, float | int):
         value = _from_timedelta(value)
-    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
+    if not _is_number(value):
         raise TypeError(
             f"{argument}: expected seconds, got {value!r} ({type(value).__name__}); "
             "write a number such as 2.5, or a timedelta"
@@ -123,12 +124,22 @@ def _fix(argument: str, of_source: str) -> str:
     return of_source if argument == "source" else "write the seconds as a positive number, 0.5 say"
 
 
+# Imported below and not above: a tenth of what importing the package costs, and a handler under a Lambda
+# context never needs them.
+
+
 def _from_timedelta(value: object) -> Any:
-    # Imported here and not above: a tenth of what importing the package costs, and a handler under a
-    # Lambda context never needs it.
     from datetime import timedelta  # noqa: PLC0415
 
     return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    if isinstance(value, float | int):
+        return not isinstance(value, bool)
+    from numbers import Real  # noqa: PLC0415
+
+    return isinstance(value, Real)
 
 
 def checked_margin(
@@ -154,14 +165,14 @@ def checked(source: Source) -> Checked:
     """
     if source is None:
         return math.inf
-    if isinstance(source, _NUMBERS):
+    if isinstance(source, float | int):
         return seconds(source, "source")
     for context in (source, getattr(source, "lambda_context", None)):
         if callable(getattr(context, "get_remaining_time_in_millis", None)):
             return cast("LambdaContext", context)
-    from datetime import datetime, timedelta  # noqa: PLC0415  # as in _from_timedelta
+    from datetime import datetime, timedelta  # noqa: PLC0415
 
-    if isinstance(source, timedelta):
+    if isinstance(source, timedelta) or _is_number(source):
         return seconds(source, "source")
     if isinstance(source, datetime):
         if source.utcoffset() is None:
@@ -203,7 +214,7 @@ def _context_seconds(context: LambdaContext) -> float:
             f"source: {_name(context)}.get_remaining_time_in_millis() raised {type(error).__name__}: "
             f"{error}; pass the context that Lambda gave the handler, or plain seconds"
         ) from error
-    if isinstance(left_ms, bool) or not isinstance(left_ms, Real) or math.isnan(left_ms):
+    if not _is_number(left_ms) or math.isnan(left_ms):
         if hasattr(left_ms, "close"):  # an `async def` fake: close it, or it warns that nobody awaited it
             left_ms.close()
         raise TypeError(
