@@ -256,7 +256,7 @@ class Section:
             logging.WARNING if report.standing else logging.INFO,
             section=self.name,
             status=report.status,
-            steps=", ".join(f"{step.name} {step.fate}" for step in report.steps),
+            steps=", ".join(map(str, report.steps)),
         )
         if report.steps and not isinstance(exc, CancelledError):
             exc.add_note(f"deadline: {report}")
@@ -295,6 +295,7 @@ class SectionStep:
         self._section = section
         self._undo = undo
         self._named = NamedStep(name)
+        self._made: list[Call] = []
         self._fate: Fate = "running"
         self._error: str | None = None
 
@@ -310,7 +311,8 @@ class SectionStep:
 
     def report(self) -> EffectReport:
         """As plain data."""
-        return EffectReport(self.name, self._fate, self._error)
+        unanswered = any(call.outcome == "unknown" for call in self._made)
+        return EffectReport(self.name, self._fate, self._error, unanswered)
 
     async def undo(self) -> None:
         """Run the compensation."""
@@ -332,7 +334,6 @@ class SectionStep:
             )
         self._named.__enter__()
         self._section._steps.append(self)  # noqa: SLF001
-        self._made: list[Call] = []
         self._token = _calls.set(self._made)
 
     async def __aexit__(

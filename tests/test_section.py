@@ -497,7 +497,7 @@ async def test_steps_of_both_kinds_stand_in_the_report() -> None:
     assert caught.value.report.done == ["plain", "effect"]
     assert "critical section 'move' done: effect done" in caught.value.report.render()
     assert caught.value.report.to_dict()["sections"] == [
-        {"name": "move", "status": "done", "steps": [{"name": "effect", "fate": "done", "error": None}]}
+        {"name": "move", "status": "done", "steps": [{"name": "effect", "fate": "done", "error": None, "unanswered": False}]}
     ]
 
 
