@@ -9,8 +9,9 @@ all would let one slow item stop a batch for good. With nothing known an item is
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, final
 
 import anyio
@@ -86,8 +87,10 @@ async def each(
     Write `batch = await each(work, records, limit=10)`. It never raises for want of time: what does not fit
     is `unprocessed`. An item that fails does not stop the others. Without a deadline everything fits.
 
+    What `items` or `group` raise leaves as it is, as does what is no `Exception`; items at work are cut then.
+
     Args:
-        fn: Works one item off.
+        fn: Works one item off, an async function.
         items: What there is to do, an iterable or an asynchronous one.
         limit: How many at once, 1 or more.
         needs: Seconds that an item needs at least, whatever the prediction.
@@ -101,16 +104,7 @@ async def each(
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(
-            f"limit: expected a whole number, got {limit!r} ({type(limit).__name__}); write limit=10"
-        )
-    if limit < 1:
-        raise ValueError(f"limit: {limit} would work nothing off; 1 is one item at a time")
-    if not isinstance(items, Iterable | AsyncIterable):
-        raise TypeError(
-            f"items: expected an iterable or an asynchronous one, got {items!r} ({type(items).__name__})"
-        )
+    _check(fn, items, limit, group)
     work = _Work(fn, items, _source.seconds(needs, "needs"), group)
     dl = current()
     if dl is not None:
@@ -120,6 +114,30 @@ async def each(
     finally:
         work.settle()
     return work.batch
+
+
+def _check(fn: object, items: object, limit: object, group: object) -> None:
+    if not callable(fn):
+        raise TypeError(
+            f"fn: expected an async function of one argument, got {fn!r} ({type(fn).__name__}); write "
+            "each(work, items)"
+        )
+    if not isinstance(items, Iterable | AsyncIterable) or isinstance(items, str | bytes | Mapping):
+        raise TypeError(
+            f"items: expected an iterable or an asynchronous one, and no mapping or text, got {items!r:.80} "
+            f"({type(items).__name__}); write event['Records'], say, or list(...) of it"
+        )
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(
+            f"limit: expected a whole number, got {limit!r} ({type(limit).__name__}); write limit=10"
+        )
+    if limit < 1:
+        raise ValueError(f"limit: {limit} would work nothing off; 1 is one item at a time")
+    if group is not None and not callable(group):
+        raise TypeError(
+            f"group: expected a function of an item, got {group!r} ({type(group).__name__}); write "
+            "group=lambda item: item['customer']"
+        )
 
 
 def predicted(costs: Sequence[float]) -> float:
@@ -144,7 +162,7 @@ class _Entry(Generic[Item]):
 
 
 class _Work(Generic[Item, Result]):
-    """One run: some workers that take from one source.
+    """One run: some workers that take from one source. Who takes an item has the next worker started.
 
     Items whose group is busy are parked, and are taken by the worker that is busy with it.
     """
@@ -170,15 +188,23 @@ class _Work(Generic[Item, Result]):
         self._sync: Iterator[Item] | None = iter(items) if isinstance(items, Iterable) else None
         self._async: AsyncIterator[Item] | None = None if isinstance(items, Iterable) else aiter(items)
         self._fetching = anyio.Lock()
+        self._spare = 0
 
     async def run(self, limit: int) -> None:
         """Work off what fits."""
         if limit == 1:
             await self._worker()
             return
-        async with anyio.create_task_group() as workers:
-            for _ in range(limit):
-                workers.start_soon(self._worker)
+        self._spare = limit - 1
+        try:
+            async with anyio.create_task_group() as self._workers:
+                await self._worker()
+            return
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) > 1:
+                raise
+            (error,) = group.exceptions
+        raise error  # out of the `except`, which would be its context
 
     def settle(self) -> None:
         """Sort the items by what became of them."""
@@ -199,6 +225,9 @@ class _Work(Generic[Item, Result]):
 
     async def _worker(self) -> None:
         while (entry := await self._next()) is not None:
+            if self._spare:
+                self._spare -= 1
+                self._workers.start_soon(self._worker)
             following: _Entry[Item] | None = entry
             while following is not None:
                 await self._try(following)
@@ -249,12 +278,46 @@ class _Work(Generic[Item, Result]):
 
     async def _try(self, entry: _Entry[Item]) -> None:
         started = self._now()
-        try:
-            entry.fate = Done(entry.item, await self._fn(entry.item))
-        except InsufficientTime:
+        error = await self._error_of(entry)
+        if error is not None and _refuses(error):
             self._stopped = True
-        except Exception as error:  # noqa: BLE001  # a poison item does not stop the rest
+        elif error is not None:
             entry.fate = Failed(entry.item, error)
-        if not isinstance(entry.fate, Done):
+        if error is not None:
             self._failed.add(entry.group)
         self._costs.append(self._now() - started)
+
+    async def _error_of(self, entry: _Entry[Item]) -> Exception | None:
+        """Work it off, or tell what went wrong: a poison item does not stop the rest."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        try:
+            result = self._fn(entry.item)
+            if inspect.isawaitable(result):
+                entry.fate = Done(entry.item, await result)
+                return None
+        except asyncio.CancelledError as cancelled:
+            if task.cancelling() > cancelling:
+                raise
+            error = RuntimeError("it awaited something that was cancelled, and nobody cancelled the item")
+            error.__cause__ = cancelled
+            return error
+        except Exception as error:  # noqa: BLE001
+            return error
+        raise TypeError(
+            f"fn: expected an async function, and it gave {result!r:.80} ({type(result).__name__}), which "
+            "cannot be awaited; write async def"
+        )
+
+
+def _refuses(error: BaseException) -> bool:
+    """Whether a deadline around all items had too little time left; one of the item's own is its own matter."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_refuses, error.exceptions))
+    around = current()
+    return (
+        isinstance(error, InsufficientTime)
+        and around is not None
+        and error.deadline in {around, *around._around()}  # noqa: SLF001  # its own kind
+    )

@@ -55,17 +55,19 @@ _CUTS: Final = (CancelledError, DeadlineExceeded, Interrupted, GeneratorExit)  #
 class NamedStep:
     """A step's block, as `step(name)` gives it."""
 
-    __slots__ = ("_name", "_now", "_step")
+    __slots__ = ("_entered", "_name", "_now", "_step")
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._entered = False
         self._step: Step | None = None
 
     def __enter__(self) -> None:
-        if self._step is not None:
+        if self._entered:
             raise RuntimeError(
                 f"step {self._name!r}: a step is entered once; call step(...) again for another"
             )
+        self._entered = True
         dl = current()
         if dl is not None:
             self._now = dl.now
@@ -166,6 +168,9 @@ class Section:
             return SectionReport(self.name, "done", steps)
         return SectionReport(self.name, "partial" if any(step.stands for step in steps) else "undone", steps)
 
+    def __repr__(self) -> str:
+        return f"<{self.report}>"
+
     def step(self, name: str, *, undo: Undo | None = None) -> SectionStep:
         """Name one effect, and say how it is undone: `async with section.step("copy", undo=remove): ...`.
 
@@ -222,7 +227,8 @@ class Section:
             if exc is None:
                 self._succeed()
             elif isinstance(exc, GeneratorExit):
-                self._status = "failed"  # closed from outside: there is nobody to undo
+                self._status = "failed"
+                self._tell(exc)  # closed from outside: there is nobody to wait for an undo
             else:
                 await self._fail(exc)
         finally:
@@ -281,9 +287,11 @@ async def _undo(section: str, steps: Sequence[SectionStep], until: float) -> Non
         try:
             async with Deadline(_source.Instant(until), 0.0, f"undo of {section}", DeadlineExceeded):
                 await step.undo()
-        except (Exception, CancelledError) as error:  # noqa: BLE001  # whatever it is, the others run
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the others run
             step.failed_to_undo(error)
             emit("deadline.undo_failed", logging.WARNING, section=section, step=step.name, error=repr(error))
+            if not isinstance(error, Exception | CancelledError):
+                raise  # but for an interrupt, or the process's end
 
 
 @final
@@ -320,6 +328,10 @@ class SectionStep:
         done = self._undo()
         if inspect.isawaitable(done):
             await done
+        elif inspect.isgenerator(done) or inspect.isasyncgen(done):
+            raise TypeError(
+                f"undo: it made {done!r}, of which nothing has run; write a function without `yield`, or await it"
+            )
         self._fate = "undone"
 
     def failed_to_undo(self, error: BaseException) -> None:

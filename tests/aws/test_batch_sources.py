@@ -58,6 +58,39 @@ def test_another_source_is_refused(event: Any) -> None:
         aws.batch_response(BatchReport(), event)
 
 
+async def _done(_: Any) -> None: ...
+
+
+@pytest.mark.parametrize("some", [slice(1, None), slice(None, None, -1)])
+async def test_a_batch_of_others_than_the_events_records_is_refused(some: slice) -> None:
+    """Positions are matched: of a part of the records, or in another order, the wrong ones would be deleted."""
+    event = event_of("aws:sqs")
+    batch = await each(_done, event["Records"][some])
+    with pytest.raises(ValueError, match=r"batch: .* pass event\['Records'\] to each, whole and in its order"):
+        aws.batch_response(batch, event)
+
+
+async def test_a_batch_of_more_than_the_events_records_is_refused() -> None:
+    """In whatever form."""
+    event = event_of("aws:sqs", 2)
+    with pytest.raises(ValueError, match=r"batch: it has 3 items, and the event 2 records"):
+        aws.batch_response(BatchReport((0, 2), (1,)), event)
+
+
+async def test_a_batch_of_what_was_read_out_of_the_records_will_do() -> None:
+    """Its items are no records, but in their order."""
+    event = event_of("aws:sqs", 3)
+    batch = await each(_done, [record["messageId"] for record in event["Records"]])
+    assert aws.batch_response(batch, event) == {"batchItemFailures": []}
+
+
+@pytest.mark.parametrize("batch", [None, [], {"batchItemFailures": []}])
+def test_what_is_no_batch_is_refused_by_name(batch: Any) -> None:
+    """The message says what to pass."""
+    with pytest.raises(TypeError, match=r"batch: expected what `each` gave, or one of exceeded.report.batches"):
+        aws.batch_response(batch, event_of("aws:sqs"))
+
+
 async def test_a_batch_that_stopped_in_time(virtual_clock: object) -> None:
     """From `each` to the response, and from the report where the block was cut."""
     event = event_of("aws:sqs")
