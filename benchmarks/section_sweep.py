@@ -60,9 +60,7 @@ def _fates(runs: Sequence[Run]) -> Table:
     )
     landed = Counter(run.cell.form for run in runs for _ in run.landed)
     fates = sorted({fate for _, fate in counted})
-    rows = [
-        [form, *(str(counted[form, fate]) for fate in fates), str(landed[form])] for form in MARGINS
-    ]
+    rows = [[form, *(str(counted[form, fate]) for fate in fates), str(landed[form])] for form in MARGINS]
     return Table("What was told of the steps, and how many did land", ("", *fates, "landed"), rows)
 
 

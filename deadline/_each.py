@@ -199,11 +199,12 @@ class _Work(Generic[Item, Result]):
         try:
             async with anyio.create_task_group() as self._workers:
                 await self._worker()
-            return
         except BaseExceptionGroup as group:
             if len(group.exceptions) > 1:
                 raise
             (error,) = group.exceptions
+        else:
+            return
         raise error  # out of the `except`, which would be its context
 
     def settle(self) -> None:
@@ -312,7 +313,7 @@ class _Work(Generic[Item, Result]):
 
 
 def _refuses(error: BaseException) -> bool:
-    """Whether a deadline around all items had too little time left; one of the item's own is its own matter."""
+    """Whether a deadline around all items left too little time; one of the item's own is its own matter."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_refuses, error.exceptions))
     around = current()

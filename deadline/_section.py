@@ -287,7 +287,7 @@ async def _undo(section: str, steps: Sequence[SectionStep], until: float) -> Non
         try:
             async with Deadline(_source.Instant(until), 0.0, f"undo of {section}", DeadlineExceeded):
                 await step.undo()
-        except BaseException as error:  # noqa: BLE001  # whatever it is, the others run
+        except BaseException as error:  # whatever it is, the others run
             step.failed_to_undo(error)
             emit("deadline.undo_failed", logging.WARNING, section=section, step=step.name, error=repr(error))
             if not isinstance(error, Exception | CancelledError):
@@ -330,7 +330,7 @@ class SectionStep:
             await done
         elif inspect.isgenerator(done) or inspect.isasyncgen(done):
             raise TypeError(
-                f"undo: it made {done!r}, of which nothing has run; write a function without `yield`, or await it"
+                f"undo: it made {done!r}, of which nothing has run; write a function without `yield`"
             )
         self._fate = "undone"
 

@@ -169,7 +169,9 @@ async def test_a_cancellation_from_outside_goes_on(virtual_clock: object, limit:
 
     async def work() -> None:
         with anyio.CancelScope() as scope:
-            cancel = scope.cancel if how == "scope" else cast("asyncio.Task[None]", asyncio.current_task()).cancel
+            cancel = (
+                scope.cancel if how == "scope" else cast("asyncio.Task[None]", asyncio.current_task()).cancel
+            )
             asyncio.get_running_loop().call_later(1.5, cancel)
             await each(sleep, [1.0] * 4, limit)
             raise AssertionError
@@ -344,7 +346,10 @@ _each: Any = each
     ("make", "message"),
     [
         (lambda: _each(sleep, 5), r"items: expected an iterable"),
-        (lambda: _each(sleep, {"Records": []}), r"items: .* got {'Records': \[\]} \(dict\); .* event\['Records'\]"),
+        (
+            lambda: _each(sleep, {"Records": []}),
+            r"items: .* got {'Records': \[\]} \(dict\); .* event\['Records'\]",
+        ),
         (lambda: _each(sleep, "abc"), r"items: expected an iterable .* got 'abc' \(str\)"),
         (lambda: _each(None, []), r"fn: expected an async function .* got None"),
         (lambda: _each(len, ["a"]), r"fn: expected an async function, and it gave 1 \(int\)"),

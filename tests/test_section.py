@@ -295,7 +295,7 @@ async def test_an_undo_that_is_only_made_has_failed(ledger: Ledger) -> None:
         async with section:
             async with section.step("one", undo=undo):
                 pass
-            async with section.step("two", undo=lambda: (ledger.entries.append(name) for name in "ab")):
+            async with section.step("two", undo=lambda: (name for name in "ab")):
                 pass
             raise ValueError("no")
     assert ledger.entries == []
@@ -568,7 +568,11 @@ async def test_steps_of_both_kinds_stand_in_the_report() -> None:
     assert caught.value.report.done == ["plain", "effect"]
     assert "critical section 'move' done: effect done" in caught.value.report.render()
     assert caught.value.report.to_dict()["sections"] == [
-        {"name": "move", "status": "done", "steps": [{"name": "effect", "fate": "done", "error": None, "unanswered": False}]}
+        {
+            "name": "move",
+            "status": "done",
+            "steps": [{"name": "effect", "fate": "done", "error": None, "unanswered": False}],
+        }
     ]
 
 

@@ -382,9 +382,9 @@ def _wrong(run: Run, log: Sequence[Exchange], ended: dict[str, float]) -> list[s
             fate = "undone, may land"
         if there not in EFFECTS.get(fate, {True, False}):
             wrong.append(f"{step} is told {fate}, and its effect is {'there' if there else 'not there'}")
-        if fate == "unknown" or step in run.unanswered:
-            if not any(_unanswered(exchange, step, ended) for exchange in log):
-                wrong.append(f"{step} is told {fate}, and every request of it was answered: {log}")
+        answered = not any(_unanswered(exchange, step, ended) for exchange in log)
+        if answered and (fate == "unknown" or step in run.unanswered):
+            wrong.append(f"{step} is told {fate}, and every request of it was answered: {log}")
         if fate == "running":
             wrong.append(f"{step} is told to be running, and nothing is")
     standing = any(run.fates.get(step) not in {None, "not done", "undone"} for step in STEPS)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Connect
-
     from deadline.testing import Wire
 
 pytestmark = pytest.mark.slow
