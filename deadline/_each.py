@@ -78,8 +78,8 @@ async def each(
     fn: Callable[[Item], Awaitable[Result]],
     items: Iterable[Item] | AsyncIterable[Item],
     limit: int = 1,
+    needs: float | timedelta | None = None,
     *,
-    needs: float | timedelta = 0.0,
     group: Callable[[Item], Hashable] | None = None,
 ) -> Batch[Item, Result]:
     """Work items off for as long as the next one is predicted to fit before the deadline's soft instant.
@@ -93,7 +93,7 @@ async def each(
         fn: Works one item off, an async function.
         items: What there is to do, an iterable or an asynchronous one.
         limit: How many at once, 1 or more.
-        needs: Seconds that an item needs at least, whatever the prediction.
+        needs: Seconds that an item needs at least, whatever the prediction. `None`: nothing is known.
         group: Tells the group of an item, `None` for no group. Items of one group are worked off in order,
             one at a time, and the first that fails leaves the rest of its group unprocessed: what a FIFO
             queue or a shard asks for.
@@ -105,7 +105,7 @@ async def each(
         TypeError, ValueError: An argument is wrong; the message names it.
     """
     _check(fn, items, limit, group)
-    work = _Work(fn, items, _source.seconds(needs, "needs"), group)
+    work = _Work(fn, items, 0.0 if needs is None else _source.seconds(needs, "needs"), group)
     dl = current()
     if dl is not None:
         dl.begin_batch(lambda: work.batch.report)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import random
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -96,8 +97,8 @@ async def test_a_cut_leaves_its_account_in_the_report(virtual_clock: object) -> 
 async def test_needs_is_a_floor_for_the_prediction(virtual_clock: object) -> None:
     """With nothing known an item is tried, if what it needs at least fits."""
     async with deadline(1.0):
-        assert len((await each(sleep, [0.1], needs=2.0)).unprocessed) == 1
-        assert len((await each(sleep, [0.1])).done) == 1
+        assert len((await each(sleep, [0.1], 1, timedelta(seconds=2))).unprocessed) == 1
+        assert len((await each(sleep, [0.1], needs=None)).done) == 1
 
 
 async def test_a_refused_item_is_unprocessed_and_the_last(virtual_clock: object) -> None:
