@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, final
 
 import anyio
@@ -99,7 +99,7 @@ async def each(
             queue or a shard asks for.
 
     Returns:
-        What became of them. If the block is cut all the same, that stands in its report, as `batches`.
+        What became of them. The report of a block that is cut all the same has it too, as `batches`.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -108,7 +108,7 @@ async def each(
     work = _Work(fn, items, 0.0 if needs is None else _source.seconds(needs, "needs"), group)
     dl = current()
     if dl is not None:
-        dl.begin_batch(lambda: work.batch.report)
+        dl.begin_batch(work.report)
     try:
         await work.run(limit)
     finally:
@@ -185,6 +185,7 @@ class _Work(Generic[Item, Result]):
         self._costs: deque[float] = deque(maxlen=REMEMBERED)
         self._stopped = False
         self._items = items
+        self._given = len(items) if isinstance(items, Sized) else 0
         self._sync: Iterator[Item] | None = iter(items) if isinstance(items, Iterable) else None
         self._async: AsyncIterator[Item] | None = None if isinstance(items, Iterable) else aiter(items)
         self._fetching = anyio.Lock()
@@ -211,18 +212,23 @@ class _Work(Generic[Item, Result]):
         """Sort the items by what became of them."""
         if self._sync is not None and self._sync is not self._items:
             self._entries += [_Entry(item, None) for item in self._sync]
-        done, failed, unprocessed = [], [], []
-        for position, entry in enumerate(self._entries):
+        for entry in self._entries:
             if isinstance(entry.fate, Done):
                 self.batch.done.append(entry.fate)
-                done.append(position)
             elif isinstance(entry.fate, Failed):
                 self.batch.failed.append(entry.fate)
-                failed.append(position)
             else:
                 self.batch.unprocessed.append(entry.item)
-                unprocessed.append(position)
-        self.batch.report = BatchReport(tuple(done), tuple(failed), tuple(unprocessed))
+        self.batch.report = self.report()
+
+    def report(self) -> BatchReport:
+        """What became of them by now: what is at work is unprocessed, and what is known to come."""
+        fates = [type(entry.fate) for entry in self._entries]
+        fates += [type(None)] * (self._given - len(fates))
+        positions = range(len(fates))
+        return BatchReport(
+            *(tuple(at for at in positions if fates[at] is fate) for fate in (Done, Failed, type(None)))
+        )
 
     async def _worker(self) -> None:
         while (entry := await self._next()) is not None:

@@ -177,7 +177,7 @@ class Report(NamedTuple):
         tasks: What each task awaited when time ran out, the host first; 64 at the most.
         steps: In the order in which they began; the newest 10,000 at the most.
         sections: The critical sections, in the order in which they were entered.
-        batches: What `each` worked off, in the order in which they were begun; empty until one has ended.
+        batches: What `each` worked off, in the order in which they were begun.
         left_running: Tasks that the block started and that are not done: a deadline does not touch
             them, they may belong to others.
         left_behind: What a cut left at a service and could not clean up, in words.

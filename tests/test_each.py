@@ -94,6 +94,16 @@ async def test_a_cut_leaves_its_account_in_the_report(virtual_clock: object) -> 
     assert caught.value.report.to_dict()["batches"] == [{"done": [0, 1], "failed": [], "unprocessed": [2, 3]}]
 
 
+async def test_a_batch_that_has_not_ended_is_told_as_well(virtual_clock: object) -> None:
+    """An item that cannot be cut does not hide what was done before it."""
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(3.5):
+            working = asyncio.create_task(each(sleep, [1.0, 1.0, 9.0, 1.0]))
+            await asyncio.sleep(9.0)
+    assert caught.value.report.batches == (((0, 1), (), (2, 3)),)
+    await working
+
+
 async def test_needs_is_a_floor_for_the_prediction(virtual_clock: object) -> None:
     """With nothing known an item is tried, if what it needs at least fits."""
     async with deadline(1.0):

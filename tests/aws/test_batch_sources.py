@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 from deadline import DeadlineExceeded, aws, deadline, each
 from deadline._report import BatchReport
+from deadline.testing import FakeContext
 
 
 def event_of(source: str, count: int = 4) -> dict[str, Any]:
@@ -105,6 +107,29 @@ async def test_a_batch_that_stopped_in_time(virtual_clock: object) -> None:
         async with deadline(0.5):
             await each(work, event["Records"])
     assert len(aws.batch_response(caught.value.report.batches[0], event)["batchItemFailures"]) == 4
+
+
+async def test_a_batch_that_is_left_behind_tells_what_was_done(
+    virtual_clock: object, own_environment: None
+) -> None:
+    """An item that swallows its cancellation does not have those before it delivered again."""
+    event = event_of("aws:sqs")
+
+    @aws.handler
+    async def handler(event: Any, context: Any) -> Any:
+        async def work(record: Any) -> None:
+            while record["messageId"] == "message 2":
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(9.0)
+
+        return aws.batch_response(await each(work, event["Records"]), event)
+
+    @handler.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return aws.batch_response(exceeded.report.batches[0], event)
+
+    answer = await handler.invoke(event, FakeContext(3.0))
+    assert [one["itemIdentifier"] for one in answer["batchItemFailures"]] == ["message 2", "message 3"]
 
 
 @pytest.mark.parametrize(
