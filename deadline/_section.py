@@ -248,7 +248,10 @@ class Section:
         undoing = [step for step in reversed(self._steps) if step.may_be_done]
         try:
             if undoing and not any(step.is_final for step in undoing):
-                await to_the_end(_undo(self.name, undoing, self._undo_until()), _outside())
+                interrupt = any(dl._interrupt for dl in self._held)  # noqa: SLF001  # as a grace does
+                await to_the_end(
+                    _undo(self.name, undoing, self._undo_until(), interrupt=interrupt), _outside()
+                )
         except CancelledError:
             if not isinstance(exc, CancelledError):
                 raise
@@ -281,17 +284,18 @@ def _outside() -> Context:
     return context
 
 
-async def _undo(section: str, steps: Sequence[SectionStep], until: float) -> None:
+async def _undo(section: str, steps: Sequence[SectionStep], until: float, *, interrupt: bool) -> None:
     """Run the compensations, the last step's first, until an instant on the loop's clock."""
+    source, name = _source.Instant(until), f"undo of {section}"
     for step in steps:
         try:
-            async with Deadline(_source.Instant(until), 0.0, f"undo of {section}", DeadlineExceeded):
+            async with Deadline(source, 0.0, name, DeadlineExceeded, interrupt=interrupt):
                 await step.undo()
         except BaseException as error:  # whatever it is, the others run
             step.failed_to_undo(error)
             emit("deadline.undo_failed", logging.WARNING, section=section, step=step.name, error=repr(error))
-            if not isinstance(error, Exception | CancelledError):
-                raise  # but for an interrupt, or the process's end
+            if not isinstance(error, Exception | CancelledError | Interrupted):
+                raise  # the end of the process, or of this coroutine
 
 
 @final
@@ -325,14 +329,15 @@ class SectionStep:
     async def undo(self) -> None:
         """Run the compensation."""
         assert self._undo is not None
-        done = self._undo()
+        self._fate, self._error = "undo failed", "it has not ended"
+        done = self._undo()  # if it blocks it is interrupted here: see `_interrupt._CALLS_YOURS`
         if inspect.isawaitable(done):
             await done
         elif inspect.isgenerator(done) or inspect.isasyncgen(done):
             raise TypeError(
                 f"undo: it made {done!r}, of which nothing has run; write a function without `yield`"
             )
-        self._fate = "undone"
+        self._fate, self._error = "undone", None
 
     def failed_to_undo(self, error: BaseException) -> None:
         """Remember why the compensation failed."""

@@ -303,8 +303,26 @@ async def test_an_undo_that_is_only_made_has_failed(ledger: Ledger) -> None:
     assert "TypeError: undo: it made <async_generator object" in str(section.report.steps[0].error)
 
 
+async def test_an_undo_that_has_not_ended_is_no_undo(ledger: Ledger) -> None:
+    """Who is told meanwhile, because the body is left behind say, hears that it is not undone."""
+    section = critical("move")
+
+    async def work() -> None:
+        async with section:
+            async with section.step("one", undo=ledger.undo("one", 0.5)):
+                raise ValueError("no")
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.1)
+    assert str(section.report) == "critical section 'move' partial: one undo failed"
+    assert section.report.steps[0].error == "it has not ended"
+    with pytest.raises(ValueError, match="no"):
+        await task
+    assert section.report.steps == (("one", "undone", None, False),)
+
+
 async def test_an_undo_that_is_ended_for_good_has_failed(ledger: Ledger) -> None:
-    """What is no `Exception`, an interrupt say, leaves at once; what is told is so."""
+    """What is no `Exception` leaves at once; what is told is so."""
 
     class End(BaseException):
         pass
