@@ -286,12 +286,12 @@ class _Work(Generic[Item, Result]):
     async def _try(self, entry: _Entry[Item]) -> None:
         started = self._now()
         error = await self._error_of(entry)
-        if error is not None and _refuses(error):
-            self._stopped = True
-        elif error is not None:
-            entry.fate = Failed(entry.item, error)
         if error is not None:
             self._failed.add(entry.group)
+            if _refuses(error):
+                self._stopped = True
+            else:
+                entry.fate = Failed(entry.item, error)
         self._costs.append(self._now() - started)
 
     async def _error_of(self, entry: _Entry[Item]) -> Exception | None:
