@@ -1,7 +1,7 @@
 """Wherever a critical section is cut, and whatever goes wrong at which step, its report is true.
 
-A tenth of the grid; the benchmark `section_sweep.py` plays all of it. How long things take is no matter here: what is
-late only falls elsewhere in the run.
+A tenth of the grid; the benchmark `section_sweep.py` plays all of it. How long things take is no matter here:
+what is late only falls elsewhere in the run.
 """
 
 from __future__ import annotations
