@@ -188,7 +188,7 @@ def test_a_cut_move_is_undone() -> None:
     assert "Task timed out after 2.00 seconds" in plain
     assert "after:    the bucket holds final.txt, the table says draft.txt  <- half done" in plain
     steps = '{"copy": "undone", "delete": "undone", "note": "undone"}'
-    assert f'answer:   {{"status": "undone", "steps": {steps}}}' in ours
+    assert f'answer:   {{"status": "undone", "steps": {steps}, "may land": ["note"]}}' in ours
     assert "after:    the bucket holds draft.txt, the table says draft.txt\n" in ours
 
 
