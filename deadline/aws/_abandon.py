@@ -9,31 +9,65 @@ itself can be left behind then.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline._sighting import context_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from contextvars import Context
 
 ATTEMPTS: Final = 20
 """How often a coroutine is closed: once for each `finally` that waits, nested in one another."""
 
 
 async def abandon(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-    """Close the coroutines of suspended tasks, and end the tasks.
+    """Close the coroutines of suspended tasks, and end the tasks: as cancelled, where that is possible.
 
     Returns:
         Those that could not be ended.
     """
+    await asyncio.sleep(0)  # whoever was just cancelled comes to its next await, and can be put to sleep
     tasks = [task for task in tasks if not task.done()]
+    asleep = {task: sleep for task in tasks if (sleep := _put_to_sleep(task))}
     for task in tasks:
         task.add_done_callback(_retrieve)
         _close(task)
+    for task in tasks:
+        sleep = asleep.get(task)
+        if sleep and getattr(task.get_coro(), "cr_frame", task) is None:
+            sleep.waiter.cancel()
+            super(asyncio.Task, task).cancel()
+            continue
+        if sleep:
+            sleep.waiter.add_done_callback(sleep.wake_up, context=sleep.context)
         task.cancel()  # it wakes up, finds its coroutine closed, and is done
     for _ in range(3):  # a cancellation takes a turn for each task that waits for another
         await asyncio.sleep(0)
     return [task for task in tasks if not task.done()]
+
+
+class _Sleep(NamedTuple):
+    """What a task waited for, and what would have woken it."""
+
+    waiter: asyncio.Future[Any]
+    wake_up: Callable[[asyncio.Future[Any]], object]
+    context: Context
+
+
+def _put_to_sleep(task: asyncio.Task[Any]) -> _Sleep | None:
+    """Have nothing wake a task that waits for something: the closing of others would.
+
+    It would find its coroutine closed, and fail by a RuntimeError: a task group would take that for its
+    child's, and complain to the loop, or fail, if it is one of the lifespan's. What is about to run, or is
+    no plain coroutine, fails like that all the same.
+    """
+    waiter: Any = getattr(task, "_fut_waiter", None)  # private, like the wake-ups; anyio reads it as well
+    for wake_up, context in getattr(waiter, "_callbacks", None) or ():
+        if getattr(wake_up, "__self__", None) is task:
+            waiter.remove_done_callback(wake_up)
+            return _Sleep(waiter, wake_up, context)
+    return None
 
 
 def _close(task: asyncio.Task[Any]) -> None:
