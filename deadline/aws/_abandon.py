@@ -24,48 +24,57 @@ ATTEMPTS: Final = 20
 async def abandon(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
     """Close the coroutines of suspended tasks, and end the tasks: as cancelled, where that is possible.
 
+    A task that wakes up and finds its coroutine closed fails by a RuntimeError. A group takes that for its
+    child's; if the group's own task has been closed as well, it complains to the loop, and if that is the
+    lifespan's, the lifespan fails. So nothing is woken that waits. What is about to run fails like that, as
+    those do that anyio cancels in each turn; it is ended first, while its group is still open.
+
     Returns:
         Those that could not be ended.
     """
-    await asyncio.sleep(0)  # whoever was just cancelled comes to its next await, and can be put to sleep
+    await asyncio.sleep(0)  # whoever was just cancelled comes to its next await
+    tasks = list(tasks)
+    await _end([task for task in tasks if _sleep(task) is None])
+    await _end(tasks)
+    return [task for task in tasks if not task.done()]
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    """Close them, and wait for their end."""
     tasks = [task for task in tasks if not task.done()]
-    asleep = {task: sleep for task in tasks if (sleep := _put_to_sleep(task))}
+    if not tasks:
+        return
+    sleeps = [_sleep(task) for task in tasks]
+    for one in filter(None, sleeps):  # before any is closed: that may wake others
+        one.waiter.remove_done_callback(one.wake_up)
     for task in tasks:
         task.add_done_callback(_retrieve)
         _close(task)
-    for task in tasks:
-        sleep = asleep.get(task)
+    for task, sleep in zip(tasks, sleeps, strict=True):
         if sleep and getattr(task.get_coro(), "cr_frame", task) is None:
             sleep.waiter.cancel()
             super(asyncio.Task, task).cancel()
             continue
         if sleep:
             sleep.waiter.add_done_callback(sleep.wake_up, context=sleep.context)
-        task.cancel()  # it wakes up, finds its coroutine closed, and is done
+        task.cancel()
     for _ in range(3):  # a cancellation takes a turn for each task that waits for another
         await asyncio.sleep(0)
-    return [task for task in tasks if not task.done()]
 
 
 class _Sleep(NamedTuple):
-    """What a task waited for, and what would have woken it."""
+    """What a task waits for, and what will wake it."""
 
     waiter: asyncio.Future[Any]
     wake_up: Callable[[asyncio.Future[Any]], object]
     context: Context
 
 
-def _put_to_sleep(task: asyncio.Task[Any]) -> _Sleep | None:
-    """Have nothing wake a task that waits for something: the closing of others would.
-
-    It would find its coroutine closed, and fail by a RuntimeError: a task group would take that for its
-    child's, and complain to the loop, or fail, if it is one of the lifespan's. What is about to run, or is
-    no plain coroutine, fails like that all the same.
-    """
-    waiter: Any = getattr(task, "_fut_waiter", None)  # private, like the wake-ups; anyio reads it as well
+def _sleep(task: asyncio.Task[Any]) -> _Sleep | None:
+    waiter = getattr(task, "_fut_waiter", None)  # private, like the wake-ups; anyio reads it as well
     for wake_up, context in getattr(waiter, "_callbacks", None) or ():
         if getattr(wake_up, "__self__", None) is task:
-            waiter.remove_done_callback(wake_up)
+            assert waiter is not None
             return _Sleep(waiter, wake_up, context)
     return None
 
