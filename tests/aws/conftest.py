@@ -9,6 +9,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+import boto3
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -122,6 +123,31 @@ async def connect(moto_server: MotoServer) -> AsyncIterator[Connect]:
             return client
 
         yield connect
+
+
+class Queue:
+    """Where notices go."""
+
+    def __init__(self) -> None:
+        self._sqs: Any = boto3.client("sqs")
+        self.url: str = self._sqs.create_queue(QueueName="lost")["QueueUrl"]
+
+    def received(self) -> list[dict[str, Any]]:
+        """All that is there; and it is gone."""
+        messages = []
+        while got := self._sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages"):
+            for one in got:
+                messages.append(json.loads(one["Body"]))
+                self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=one["ReceiptHandle"])
+        return messages
+
+
+@pytest.fixture
+def queue(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """The queue that every handler sends its notices to."""
+    queue = Queue()
+    monkeypatch.setenv("DEADLINE_NOTICE", queue.url)
+    return queue
 
 
 @pytest.fixture

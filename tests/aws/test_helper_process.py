@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -10,9 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import boto3
 import pytest
 
 import deadline
@@ -22,7 +20,9 @@ from deadline.aws._helper import Helper
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deadline.testing import Emulator, MotoServer
+    from conftest import Queue
+
+    from deadline.testing import Emulator
 
 pytest.importorskip("awslambdaric")
 pytestmark = pytest.mark.slow
@@ -30,30 +30,6 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 TIMEOUT = 3.0
 """With the functions' margin, which is cut to half of what is left, the helper acts after about 2.3 s."""
-
-
-class Queue:
-    """Where the notices go."""
-
-    def __init__(self) -> None:
-        self._sqs: Any = boto3.client("sqs")
-        self.url: str = self._sqs.create_queue(QueueName="lost")["QueueUrl"]
-
-    def received(self) -> list[dict[str, Any]]:
-        """All that is there; and it is gone."""
-        messages = []
-        while got := self._sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages"):
-            for one in got:
-                messages.append(json.loads(one["Body"]))
-                self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=one["ReceiptHandle"])
-        return messages
-
-
-@pytest.fixture
-def queue(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    queue = Queue()
-    monkeypatch.setenv("DEADLINE_NOTICE", queue.url)
-    return queue
 
 
 @pytest.fixture

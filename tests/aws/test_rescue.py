@@ -1,10 +1,11 @@
-"""The mitigation gets its chance whatever the code is doing: the matrix, under the real runtime client."""
+"""The mitigation gets its chance whatever the code is doing, or the helper tells: under the real runtime client."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,8 @@ import pytest
 from deadline.testing import Emulator
 
 if TYPE_CHECKING:
+    from conftest import Queue
+
     from deadline.testing import Invocation
 
 pytest.importorskip("awslambdaric")
@@ -24,8 +27,8 @@ TIMEOUT = 3.0
 MARGIN = 1.5
 """Wide: the rows share a machine, with one another and with other tests."""
 
-CUT, LEFT_BEHIND, INTERRUPTED, KILLED = 1, 2, 3, 4
-"""The layer that ends it. What nothing here reaches is for a helper process."""
+CUT, LEFT_BEHIND, INTERRUPTED, TOLD = 1, 2, 3, 4
+"""The layer that ends it. What nothing reaches is killed, after the helper process has told."""
 
 MATRIX: Final = {
     "awaiting for ever": CUT,
@@ -47,18 +50,18 @@ MATRIX: Final = {
     "a blocked child of asyncio's TaskGroup": INTERRUPTED,
     "a blocked child of anyio's TaskGroup": INTERRUPTED,
     "a blocked task in gather, its error taken": INTERRUPTED,
-    "a busy loop in except BaseException: pass": KILLED,
-    "a C loop that holds the GIL": KILLED,
-    "pbkdf2_hmac": KILLED,
-    "a blocked plain callback": KILLED,
+    "a busy loop in except BaseException: pass": TOLD,
+    "a C loop that holds the GIL": TOLD,
+    "pbkdf2_hmac": TOLD,
+    "a blocked plain callback": TOLD,
 }
 
 
-def shoot(body: str) -> tuple[int, str]:
+def shoot(body: str) -> tuple[str, int, str]:
     """Have the time run out once, then three invocations that do nothing.
 
     Returns:
-        Which layer ended it, and what went wrong.
+        The request that was not in time, which layer ended it, and what went wrong.
     """
     env = {"DEADLINE_MARGIN": str(MARGIN), "ROW": body}
     with Emulator("blocking.rescued", path=HERE, timeout=TIMEOUT, env=env) as function:
@@ -68,21 +71,30 @@ def shoot(body: str) -> tuple[int, str]:
     if [one.response and one.response["number"] for one in after] != [0, 1, 2]:
         wrong = f"the next ones: {[one.status for one in after]}"
     if ended.status == "timeout":
-        return KILLED, wrong
+        return ended.request_id, TOLD, wrong
     if ended.status != "success" or ended.response["status"] != "mitigated":
         wrong += f"no mitigation: {ended.log}"
     if any(one.init_duration is not None for one in after):
         wrong += "the environment was lost"
     if "aws.interrupted" in ended.log:
-        return INTERRUPTED, wrong
-    return LEFT_BEHIND if "aws.left_behind" in ended.log else CUT, wrong
+        return ended.request_id, INTERRUPTED, wrong
+    return ended.request_id, LEFT_BEHIND if "aws.left_behind" in ended.log else CUT, wrong
 
 
-def test_the_matrix() -> None:
-    """Each row ends by the layer that is the first to reach it; the next three invocations are right."""
+def test_the_matrix(queue: Queue) -> None:
+    """Each row ends by the layer that is the first to reach it; the next three invocations are right.
+
+    In every row there was a mitigation, or else the helper's notice is out; and never two notices.
+    """
     with ThreadPoolExecutor(8) as pool:
         found = dict(zip(MATRIX, pool.map(shoot, MATRIX), strict=True))
-    assert found == {body: (layer, "") for body, layer in MATRIX.items()}
+    assert {body: (layer, wrong) for body, (_, layer, wrong) in found.items()} == {
+        body: (layer, "") for body, layer in MATRIX.items()
+    }
+    notices = Counter((said["request_id"], said["sent_by"]) for said in queue.received())
+    assert set(notices.values()) == {1}
+    told = {request for request, layer, _ in found.values() if layer == TOLD}
+    assert told == {request for request, sent_by in notices if sent_by == "helper"}
 
 
 def invoke(event: dict[str, object], function: str = "rescued") -> tuple[Invocation, Invocation]:
