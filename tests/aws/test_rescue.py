@@ -1,4 +1,4 @@
-"""The mitigation gets its chance whatever the code is doing, or the helper tells: under the real runtime client."""
+"""Whatever the code is doing, the mitigation gets its chance, or the helper tells: the matrix, as Lambda runs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from deadline.testing import Emulator
 
 if TYPE_CHECKING:
     from conftest import Queue
-
     from deadline.testing import Invocation
 
 pytest.importorskip("awslambdaric")
