@@ -128,7 +128,7 @@ class Word:
         if self._helper is not None:
             self._soft = dl.soft
             invocation = self._request_id, self._name, self._version, self._event
-            self._helper.arm(invocation, shares(dl.soft, dl.hard).helper - dl.now())
+            self._helper.arm(invocation, dl.shares().helper - dl.now())
 
     def postpone(self, dl: Deadline) -> None:
         """Tell the helper if the deadline has moved: a critical section holds it."""
@@ -147,6 +147,7 @@ class Word:
             outside: What a client is opened in.
             expired: Whether `error` says that the time is up.
         """
+        await asyncio.sleep(0)  # the mitigation begins before it: making a request takes milliseconds
         if self._helper is not None and not self._helper.stand_down():
             return
         what = message(self._request_id, self._name, self._version, self._event)

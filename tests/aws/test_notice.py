@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import socket
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
@@ -13,6 +15,7 @@ import pytest
 from moto.core.config import default_user_config
 
 from deadline import DeadlineExceeded, Event, aws
+from deadline.aws._helper import Helper
 from deadline.aws._message import PRIVATE, message, sealed
 from deadline.testing import FakeContext
 
@@ -362,6 +365,28 @@ def test_a_helper_elsewhere_than_on_linux_says_so(
     monkeypatch.setattr("sys.platform", "darwin")
     aws.handler(helper=True, notice=aws.Notice.invoke("tell"))(hang)
     assert "helper=True does nothing for hang: it needs Linux, this is darwin" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the helper needs Linux")
+def test_a_helper_that_cannot_be_forked_costs_nothing_but_itself(
+    told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The invocation goes on, the event says why, and no descriptor stays open however often it is tried."""
+
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", fork)
+    helper = Helper(aws.Notice.invoke("tell"), None)
+    descriptors = Path("/proc/self/fd")
+    open_before = len(list(descriptors.iterdir()))
+    for _ in range(3):
+        helper.arm(("r-1", "orders", None, {}), 1.0)
+        assert helper.stand_down()
+    assert len(list(descriptors.iterdir())) == open_before
+    assert [event.fields["error"] for event in told] == [
+        repr(BlockingIOError(11, "Resource temporarily unavailable"))
+    ] * 3
 
 
 # --- the real services, as moto has them ------------------------------------------------------------------

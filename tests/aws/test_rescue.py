@@ -1,4 +1,4 @@
-"""Whatever the code is doing, the mitigation gets its chance, or the helper tells: the matrix, as Lambda runs it."""
+"""Whatever the code is doing, the mitigation gets its chance, or the helper tells: the matrix."""
 
 from __future__ import annotations
 
