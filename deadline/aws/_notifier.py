@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from deadline._events import emit, logger
-from deadline._margin import shares
+from deadline._margin import helper_acts_at
 from deadline._scope import deadline
 from deadline.aws._environment import Lifespan, environment, running_environment
 from deadline.aws._helper import Helper
@@ -128,13 +128,17 @@ class Word:
         if self._helper is not None:
             self._soft = dl.soft
             invocation = self._request_id, self._name, self._version, self._event
-            self._helper.arm(invocation, dl.shares().helper - dl.now())
+            self._helper.arm(invocation, self._acts_in(dl))
 
     def postpone(self, dl: Deadline) -> None:
         """Tell the helper if the deadline has moved: a critical section holds it."""
         if self._helper is not None and dl.soft > self._soft:
             self._soft = dl.soft
-            self._helper.postpone(shares(dl.soft, dl.hard).helper - dl.now())
+            self._helper.postpone(self._acts_in(dl))
+
+    def _acts_in(self, dl: Deadline) -> float:
+        """Seconds until the helper acts; later if a critical section holds the clock."""
+        return helper_acts_at(dl.soft, dl.hard) - dl.now()
 
     async def send(
         self, error: BaseException, until: float, outside: contextvars.Context, *, expired: bool
@@ -166,7 +170,7 @@ class Word:
         """Have the helper not send it any more; wait for one that is sending until it is time to answer."""
         if self._helper is None or self._helper.stand_down():
             return
-        seconds = max(0.0, shares(dl.soft, dl.hard).mitigation - dl.now())
+        seconds = max(0.0, dl.shares().mitigation - dl.now())
         if self._helper.has_sent(seconds):
             self._tell("aws.notice_sent", logging.INFO, reason="deadline_exceeded", sent_by="helper")
         else:
