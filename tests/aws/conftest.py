@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -128,9 +129,13 @@ async def connect(moto_server: MotoServer) -> AsyncIterator[Connect]:
 class Queue:
     """Where notices go."""
 
-    def __init__(self) -> None:
-        self._sqs: Any = boto3.client("sqs")
-        self.url: str = self._sqs.create_queue(QueueName="lost")["QueueUrl"]
+    def __init__(self, sqs: Any, name: str) -> None:
+        self._sqs = sqs
+        self.url: str = sqs.create_queue(QueueName=name)["QueueUrl"]
+
+    def another(self) -> Queue:
+        """One beside this one."""
+        return Queue(self._sqs, uuid.uuid4().hex)
 
     def received(self) -> list[dict[str, Any]]:
         """All that is there; and it is gone."""
@@ -145,7 +150,7 @@ class Queue:
 @pytest.fixture
 def queue(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Queue:
     """The queue that every handler sends its notices to."""
-    queue = Queue()
+    queue = Queue(boto3.client("sqs"), "lost")
     monkeypatch.setenv("DEADLINE_NOTICE", queue.url)
     return queue
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -56,44 +55,51 @@ MATRIX: Final = {
 }
 
 
-def shoot(body: str) -> tuple[str, int, str]:
+def shoot(body: str, queue: Queue, scale: int) -> tuple[int, str]:
     """Have the time run out once, then three invocations that do nothing.
 
     Returns:
-        The request that was not in time, which layer ended it, and what went wrong.
+        Which layer ended it, and what went wrong.
     """
-    env = {"DEADLINE_MARGIN": str(MARGIN), "ROW": body}
-    with Emulator("blocking.rescued", path=HERE, timeout=TIMEOUT, env=env) as function:
+    env = {"DEADLINE_MARGIN": str(MARGIN * scale), "DEADLINE_NOTICE": queue.url, "ROW": body}
+    with Emulator("blocking.rescued", path=HERE, timeout=TIMEOUT * scale, env=env) as function:
         ended = function.invoke({"body": body})
         after = [function.invoke({"body": "nothing", "number": number}) for number in range(3)]
     wrong = ""
     if [one.response and one.response["number"] for one in after] != [0, 1, 2]:
         wrong = f"the next ones: {[one.status for one in after]}"
+    notices = [(said["request_id"], said["sent_by"]) for said in queue.received()]
     if ended.status == "timeout":
-        return ended.request_id, TOLD, wrong
+        told = notices == [(ended.request_id, "helper")]
+        return TOLD, wrong if told else f"{wrong} nobody was told: {notices}"
     if ended.status != "success" or ended.response["status"] != "mitigated":
         wrong += f"no mitigation: {ended.log}"
+    if len(notices) > 1:
+        wrong += f"told again: {notices}"
     if any(one.init_duration is not None for one in after):
         wrong += "the environment was lost"
     if "aws.interrupted" in ended.log:
-        return ended.request_id, INTERRUPTED, wrong
-    return ended.request_id, LEFT_BEHIND if "aws.left_behind" in ended.log else CUT, wrong
+        return INTERRUPTED, wrong
+    return LEFT_BEHIND if "aws.left_behind" in ended.log else CUT, wrong
 
 
 def test_the_matrix(queue: Queue) -> None:
     """Each row ends by the layer that is the first to reach it; the next three invocations are right.
 
-    In every row there was a mitigation, or else the helper's notice is out; and never two notices.
+    In every row the mitigation ran, or the helper's notice is out before the kill. A row that a busy machine
+    has spoilt is played again with more time.
     """
-    with ThreadPoolExecutor(8) as pool:
-        found = dict(zip(MATRIX, pool.map(shoot, MATRIX), strict=True))
-    assert {body: (layer, wrong) for body, (_, layer, wrong) in found.items()} == {
-        body: (layer, "") for body, layer in MATRIX.items()
-    }
-    notices = Counter((said["request_id"], said["sent_by"]) for said in queue.received())
-    assert set(notices.values()) == {1}
-    told = {request for request, layer, _ in found.values() if layer == TOLD}
-    assert told == {request for request, sent_by in notices if sent_by == "helper"}
+
+    def play(body: str) -> tuple[int, str]:
+        for scale in (1, 2, 4):
+            found = shoot(body, queue.another(), scale)
+            if found == (MATRIX[body], ""):
+                break
+        return found
+
+    with ThreadPoolExecutor(6) as pool:
+        found = dict(zip(MATRIX, pool.map(play, MATRIX), strict=True))
+    assert found == {body: (layer, "") for body, layer in MATRIX.items()}
 
 
 def invoke(event: dict[str, object], function: str = "rescued") -> tuple[Invocation, Invocation]:
