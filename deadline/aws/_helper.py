@@ -357,7 +357,8 @@ class _Child:
         try:
             invocation = marshal.loads(memoryview(self._memory)[_INVOCATION:])  # noqa: S302  # the parent's
             what = message(*invocation) | {"sent_by": "helper", "stack": stack}
-            request = self._notice.request(sealed(what, self._redact, self._notice.limit))
+            said = sealed(what, self._redact, self._notice.limit, self._redaction_failed)
+            request = self._notice.request(said)
             from botocore import xform_name  # noqa: PLC0415
 
             check_answer(getattr(self._client, xform_name(self._notice.operation))(**request))
@@ -365,6 +366,9 @@ class _Child:
             _write_log(f"the helper process could not send: {error!r}")
             return False
         return True
+
+    def _redaction_failed(self, error: Exception) -> None:
+        _write_log(f"redact failed, the notice goes without its event: {error!r}")
 
     def _main_stack(self) -> str:
         os.kill(self._parent, _dump_signal())

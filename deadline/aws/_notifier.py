@@ -74,10 +74,20 @@ class Notifier:
         Raises:
             Exception: It was not sent.
         """
+
+        def failed(error: Exception) -> None:
+            emit(
+                "aws.redaction_failed",
+                logging.WARNING,
+                function=message["function"],
+                request_id=message["request_id"],
+                error=repr(error),
+            )
+
         if not isinstance(self._target, Notice):
-            await self._target(sealed(message, self._redact, MEGABYTE))
+            await self._target(sealed(message, self._redact, MEGABYTE, failed))
             return
-        request = self._target.request(sealed(message, self._redact, self._target.limit))
+        request = self._target.request(sealed(message, self._redact, self._target.limit, failed))
         async with contextlib.AsyncExitStack() as stack:
             kept = running_environment()
             if kept is not None:
@@ -97,6 +107,7 @@ class Notifier:
         assert isinstance(self._target, Notice)
         session: Any = install(get_session())
         async with session.create_client(self._target.service, region_name=self._target.region) as client:
+            self._target.check(client.meta.service_model)
             yield client
 
 
@@ -196,8 +207,11 @@ def notifier(
         TypeError, ValueError: An argument is wrong; the message names it.
         ImportError: There is no SDK to send with.
     """
-    if redact is not None and not callable(redact):
-        raise TypeError(f"redact: expected a function that takes the message and returns it, got {redact!r}")
+    if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
+        raise TypeError(
+            "redact: expected a plain function that takes the message and returns it, no `async def`; "
+            f"got {redact!r}"
+        )
     checked: Target | None = _from_environment() if target is None else _checked(target)
     if helper and not isinstance(checked, Notice):
         if checked is not None:

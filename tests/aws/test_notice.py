@@ -136,9 +136,13 @@ def said(event: Any, **parts: Any) -> dict[str, Any]:
     return message("r-1", "orders", "7", event) | parts
 
 
+def no_failure(error: Exception) -> None:
+    raise AssertionError("redact failed") from error
+
+
 def test_a_short_message_leaves_whole() -> None:
     """As JSON has it: keys are texts, and what JSON cannot hold is described."""
-    leaves = sealed(said({1: {2}}), None, 100_000)
+    leaves = sealed(said({1: {2}}), None, 100_000, no_failure)
     assert leaves["event"] == {"1": "{2}"}
     assert leaves["cut"] == []
 
@@ -147,7 +151,7 @@ def test_a_short_message_leaves_whole() -> None:
 @pytest.mark.parametrize("limit", [2_048, 5_000, 100_000])
 def test_an_event_that_is_too_long_is_cut_and_marked(text: str, limit: int) -> None:
     """It becomes the beginning of its JSON; the whole fits, and little room is left."""
-    leaves = sealed(said({"items": text * 200_000}, report={"steps": []}), None, limit)
+    leaves = sealed(said({"items": text * 200_000}, report={"steps": []}), None, limit, no_failure)
     assert leaves["cut"] == ["event"]
     assert leaves["event"].startswith('{"items": "')
     assert leaves["report"] == {"steps": []}
@@ -157,7 +161,7 @@ def test_an_event_that_is_too_long_is_cut_and_marked(text: str, limit: int) -> N
 def test_what_else_is_too_long_is_cut_after_the_event() -> None:
     """Report, then error, then stack; each is named."""
     long = {"text": "x" * 10_000}
-    leaves = sealed(said(long, report=long, error=long, stack="s"), None, 12_000)
+    leaves = sealed(said(long, report=long, error=long, stack="s"), None, 12_000, no_failure)
     assert leaves["cut"] == ["event", "report"]
     assert leaves["event"] == ""
     assert leaves["error"] == long
@@ -172,7 +176,7 @@ def test_redact_comes_before_the_cut() -> None:
         del said["event"]["card"]
         return said
 
-    leaves = sealed(said(event), redact, 3_000)
+    leaves = sealed(said(event), redact, 3_000, no_failure)
     assert leaves["cut"] == ["event"]
     assert leaves["event"].startswith('{"items": ["x"')
     assert event["card"] == "4111"
@@ -186,7 +190,9 @@ def test_nothing_leaves_if_redact_fails(broken: Any) -> None:
     secret = "4111"
     private = {part: {"card": secret} for part in PRIVATE}
     words = {"message": f"OutOfStock: {secret}", "reason": "error"}
-    leaves = sealed(said(None) | private | words, broken, 100_000)
+    failures: list[Exception] = []
+    leaves = sealed(said(None) | private | words, broken, 100_000, failures.append)
+    assert len(failures) == 1
     assert secret not in json.dumps(leaves)
     assert leaves["redaction_failed"] is True
     assert (leaves["request_id"], leaves["message"]) == ("r-1", "orders: error")
@@ -319,6 +325,51 @@ async def test_a_notice_that_fails_hides_nothing(told: list[Event]) -> None:
     assert failed.fields["request_id"]
 
 
+async def test_redact_that_fails_is_told_in_the_log_and_to_nobody_else(told: list[Event]) -> None:
+    """With what it raised: otherwise an empty event would be a riddle."""
+    messages: list[dict[str, Any]] = []
+
+    async def tell(said: dict[str, Any]) -> None:
+        messages.append(said)
+
+    def redact(said: dict[str, Any]) -> dict[str, Any]:
+        raise KeyError("card 4111")
+
+    await invoked(aws.handler(notice=tell, redact=redact)(fail), {"card": "4111"})
+    (failed,) = named(told, "aws.redaction_failed")
+    assert failed.fields["error"] == "KeyError('card 4111')"
+    assert failed.fields["request_id"] == messages[0]["request_id"]
+    assert "4111" not in json.dumps(messages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("service", "operation", "parameter", "wrong"),
+    [
+        ("sqs", "SendMesage", "QueueUrl", "no operation 'SendMesage', but SendMessage"),
+        ("sqs", "SendMessage", "Queue", 'Unknown parameter in input: "Queue"'),
+        ("sqss", "SendMessage", "QueueUrl", "Unknown service: 'sqss'"),
+    ],
+)
+def test_a_mistake_in_a_notice_is_told_at_the_cold_start(
+    in_init_phase: list[Event], service: str, operation: str, parameter: str, wrong: str
+) -> None:
+    """And not when the time is up, months later."""
+    notice = aws.Notice(service, operation, {parameter: "q", "MessageBody": "{message}"})
+    aws.handler(notice=notice)(hang)
+    (failed,) = named(in_init_phase, "aws.notice_failed")
+    assert wrong in failed.fields["error"].replace("\\", "")
+
+
+@pytest.fixture
+def in_init_phase(
+    told: list[Event], moto_server: MotoServer, own_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> list[Event]:
+    """What is told while Lambda seems to import a handler's module."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9")
+    return told
+
+
 # --- arguments and the environment ------------------------------------------------------------------------
 
 
@@ -332,7 +383,8 @@ async def tell_nobody(said: dict[str, Any]) -> None:
         ({"notice": 3}, TypeError, "notice: expected an aws.Notice"),
         ({"notice": lambda said: None}, TypeError, "notice: expected an aws.Notice"),
         ({"notice": "lost"}, ValueError, "notice: 'lost' is neither"),
-        ({"notice": tell_nobody, "redact": "card"}, TypeError, "redact: expected a function"),
+        ({"notice": tell_nobody, "redact": "card"}, TypeError, "redact: expected a plain function"),
+        ({"notice": tell_nobody, "redact": tell_nobody}, TypeError, "redact: expected a plain function"),
         ({"notice": tell_nobody, "helper": True}, TypeError, "helper: it sends an aws.Notice"),
     ],
 )
