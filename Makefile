@@ -28,9 +28,10 @@ lint: $(VENV)/.package
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py
 
-# The tables that take long: batches over several rounds; every fault twenty times in every retry mode, on both lines of
-# the SDK.
+# The tables that take long: everything that may keep a function, ten times; batches over several rounds; every fault
+# twenty times in every retry mode, on both lines of the SDK.
 bench-full: $(VENV)/.package $(VENV)/.bench $(NEWEST)/.package
+	$(BIN)/python benchmarks/rescue.py
 	$(BIN)/python benchmarks/dead_endpoint.py
 	$(BIN)/python benchmarks/batches.py
 	$(BIN)/python benchmarks/aws_faults.py --shots 20 --modes legacy standard adaptive

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from deadline._events import emit, logger
-from deadline._margin import shares
+from deadline._margin import helper_acts_at
 from deadline._scope import deadline
 from deadline.aws._environment import Lifespan, environment, running_environment
 from deadline.aws._helper import Helper
@@ -74,10 +74,20 @@ class Notifier:
         Raises:
             Exception: It was not sent.
         """
+
+        def failed(error: Exception) -> None:
+            emit(
+                "aws.redaction_failed",
+                logging.WARNING,
+                function=message["function"],
+                request_id=message["request_id"],
+                error=repr(error),
+            )
+
         if not isinstance(self._target, Notice):
-            await self._target(sealed(message, self._redact, MEGABYTE))
+            await self._target(sealed(message, self._redact, MEGABYTE, failed))
             return
-        request = self._target.request(sealed(message, self._redact, self._target.limit))
+        request = self._target.request(sealed(message, self._redact, self._target.limit, failed))
         async with contextlib.AsyncExitStack() as stack:
             kept = running_environment()
             if kept is not None:
@@ -97,6 +107,7 @@ class Notifier:
         assert isinstance(self._target, Notice)
         session: Any = install(get_session())
         async with session.create_client(self._target.service, region_name=self._target.region) as client:
+            self._target.check(client.meta.service_model)
             yield client
 
 
@@ -128,13 +139,17 @@ class Word:
         if self._helper is not None:
             self._soft = dl.soft
             invocation = self._request_id, self._name, self._version, self._event
-            self._helper.arm(invocation, shares(dl.soft, dl.hard).helper - dl.now())
+            self._helper.arm(invocation, self._acts_in(dl))
 
     def postpone(self, dl: Deadline) -> None:
         """Tell the helper if the deadline has moved: a critical section holds it."""
         if self._helper is not None and dl.soft > self._soft:
             self._soft = dl.soft
-            self._helper.postpone(shares(dl.soft, dl.hard).helper - dl.now())
+            self._helper.postpone(self._acts_in(dl))
+
+    def _acts_in(self, dl: Deadline) -> float:
+        """Seconds until the helper acts; later if a critical section holds the clock."""
+        return helper_acts_at(dl.soft, dl.hard) - dl.now()
 
     async def send(
         self, error: BaseException, until: float, outside: contextvars.Context, *, expired: bool
@@ -147,6 +162,7 @@ class Word:
             outside: What a client is opened in.
             expired: Whether `error` says that the time is up.
         """
+        await asyncio.sleep(0)  # the mitigation begins before it: making a request takes milliseconds
         if self._helper is not None and not self._helper.stand_down():
             return
         what = message(self._request_id, self._name, self._version, self._event)
@@ -165,7 +181,7 @@ class Word:
         """Have the helper not send it any more; wait for one that is sending until it is time to answer."""
         if self._helper is None or self._helper.stand_down():
             return
-        seconds = max(0.0, shares(dl.soft, dl.hard).mitigation - dl.now())
+        seconds = max(0.0, dl.shares().mitigation - dl.now())
         if self._helper.has_sent(seconds):
             self._tell("aws.notice_sent", logging.INFO, reason="deadline_exceeded", sent_by="helper")
         else:
@@ -191,8 +207,11 @@ def notifier(
         TypeError, ValueError: An argument is wrong; the message names it.
         ImportError: There is no SDK to send with.
     """
-    if redact is not None and not callable(redact):
-        raise TypeError(f"redact: expected a function that takes the message and returns it, got {redact!r}")
+    if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
+        raise TypeError(
+            "redact: expected a plain function that takes the message and returns it, no `async def`; "
+            f"got {redact!r}"
+        )
     checked: Target | None = _from_environment() if target is None else _checked(target)
     if helper and not isinstance(checked, Notice):
         if checked is not None:
