@@ -55,7 +55,7 @@ class Caller(NamedTuple):
     on_error: str
     note: str
     source: str
-    checked: str | None = "2026-11-21"
+    checked: str | None = None
 
 
 def caller(event: object) -> Caller | None:
@@ -196,6 +196,9 @@ def _is_edge(kinds: str) -> Callable[[Event], bool]:
     return lambda event: event["Records"][0]["cf"]["config"]["eventType"].startswith(kinds)
 
 
+_COMPARED: Final = "2026-11-21"
+"""When the entries that say so were compared with the page they name, or with a copy of it."""
+
 _RETRIED: Final = "the whole batch comes again, or what a partial response names"
 _TWICE: Final = "Lambda tries twice more, then the dead-letter queue or the failure destination"
 _LAMBDA_DOCS: Final = "https://docs.aws.amazon.com/lambda/latest/dg/"
@@ -216,7 +219,7 @@ callers: Final[tuple[Caller, ...]] = (
         "http-api", "API Gateway, HTTP API", _is_http_api,
         30.0, _ms("requestContext", "timeEpoch"), "requestContext.timeEpoch, ms", True,
         "HTTP 500", "cannot be raised",
-        _GATEWAY_DOCS + "http-api-quotas.html",
+        _GATEWAY_DOCS + "http-api-quotas.html", _COMPARED,
     ),
     Caller(
         "websocket-api", "API Gateway, WebSocket API", _is_websocket,
@@ -228,26 +231,26 @@ callers: Final[tuple[Caller, ...]] = (
         "rest-api", "API Gateway, REST API", _is_rest_api,
         29.0, _ms("requestContext", "requestTimeEpoch"), "requestContext.requestTimeEpoch, ms", True,
         "HTTP 502", "the default; can be raised for Regional and private APIs, and lowered for each method",
-        "https://aws.amazon.com/about-aws/whats-new/2024/06/amazon-api-gateway-integration-timeout-limit-29-seconds/",
+        "https://aws.amazon.com/about-aws/whats-new/2024/06/amazon-api-gateway-integration-timeout-limit-29-seconds/", _COMPARED,
     ),
     Caller(
         "alb", "Application Load Balancer", lambda event: "targetGroupArn" in event["requestContext"]["elb"],
         60.0, _trace_time, "the time in X-Amzn-Trace-Id, whole seconds", True,
         "HTTP 502", "the idle timeout's default; 1 to 4,000 s",
-        "https://repost.aws/knowledge-center/504-error-alb",
+        "https://repost.aws/knowledge-center/504-error-alb", _COMPARED,
     ),
     Caller(
         "vpc-lattice", "VPC Lattice, event version 2.0", _is_lattice,
         None, lambda event: _number(event["requestContext"]["timeEpoch"]) / 1e6,
         "requestContext.timeEpoch, µs", True,
         "HTTP 500", "not documented for functions",
-        "https://docs.aws.amazon.com/vpc-lattice/latest/ug/lambda-functions.html",
+        "https://docs.aws.amazon.com/vpc-lattice/latest/ug/lambda-functions.html", _COMPARED,
     ),
     Caller(
         "appsync", "AppSync resolver", _is_appsync,
         30.0, None, "not told", True,
         "an error in the GraphQL answer", "for the whole request, not for each resolver",
-        "https://docs.aws.amazon.com/general/latest/gr/appsync.html",
+        "https://docs.aws.amazon.com/general/latest/gr/appsync.html", _COMPARED,
     ),
     Caller(
         "cognito", "Cognito user pool trigger",
@@ -261,26 +264,26 @@ callers: Final[tuple[Caller, ...]] = (
         8.0, None, "not told", True,
         "tried again within the limit, then the flow takes its error branch",
         "the most; a block may have less, and an asynchronous one, which looks the same, up to 60",
-        "https://docs.aws.amazon.com/connect/latest/adminguide/invoke-lambda-function-block.html",
+        "https://docs.aws.amazon.com/connect/latest/adminguide/invoke-lambda-function-block.html", _COMPARED,
     ),
     Caller(
         "alexa", "Alexa skill",
         lambda event: {"applicationId"} <= event["context"]["System"]["application"].keys() and "request" in event,
         8.0, None, "not told: request.timestamp is in whole seconds", True,
         "the user hears that there was a problem", "cannot be raised",
-        "https://developer.amazon.com/en-US/blogs/alexa/alexa-skills-kit/2019/10/tips-for-developing-high-performance-alexa-skills1",
+        "https://developer.amazon.com/en-US/blogs/alexa/alexa-skills-kit/2019/10/tips-for-developing-high-performance-alexa-skills1", _COMPARED,
     ),
     Caller(
         "edge-viewer", "Lambda@Edge, viewer request or response", _is_edge("viewer-"),
         5.0, None, "not told", True,
         "HTTP 502 or 503", "the function's own timeout can be no longer",
-        _EDGE_DOCS,
+        _EDGE_DOCS, _COMPARED,
     ),
     Caller(
         "edge-origin", "Lambda@Edge, origin request or response", _is_edge("origin-"),
         30.0, None, "not told", True,
         "HTTP 502 or 503", "the function's own timeout can be no longer",
-        _EDGE_DOCS,
+        _EDGE_DOCS, _COMPARED,
     ),
     Caller(
         "s3-batch", "S3 Batch Operations",
@@ -325,7 +328,7 @@ callers: Final[tuple[Caller, ...]] = (
         "ses", "SES receipt rule", _records("eventSource", "aws:ses"),
         None, None, "not told", None, "by type: Event is tried twice more, RequestResponse bounces or goes on",
         "30 s where it waits (RequestResponse), which the event does not tell",
-        "https://docs.aws.amazon.com/ses/latest/dg/receiving-email-action-lambda.html",
+        "https://docs.aws.amazon.com/ses/latest/dg/receiving-email-action-lambda.html", _COMPARED,
     ),
     Caller(
         "eventbridge", "EventBridge rule",

@@ -295,11 +295,11 @@ def handler(
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
             warn by the event `aws.interrupted`.
         caller_limit: Until when whoever waits must have its answer. `"auto"`: as `aws.callers` knows of the
-            event's source, and as the caller's own deadline says, if it came along (`deadline_header`, an
-            installed
-            client's `Invoke`). Seconds, where that limit is another one; they count from the request's own start,
-            if the event tells it, otherwise from entry. `None`: Lambda's timeout alone. The work is cut, and
-            `on_exceeded` answers, before that; undoing and notices keep their time until Lambda's timeout.
+            event's source, and as that caller itself says, if its deadline came along (`deadline_header`, an
+            installed client's `Invoke`). Seconds, where the source's limit is another one; they count from
+            the request's own start, if the event tells it, otherwise from entry. `None`: Lambda's alone.
+            The work is cut, and `on_exceeded` answers, before that; undoing and notices keep their time until
+            Lambda's timeout.
         notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
             `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message,
             a dict. At most one an invocation. Default: the environment's `DEADLINE_NOTICE`.

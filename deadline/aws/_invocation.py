@@ -233,12 +233,10 @@ class Invocation:
         if waiting:
             await asyncio.wait(waiting, timeout=max(0.0, left))
         if any(not task.done() for task in waiting):
-            emit(
-                "aws.answered_early",
-                logging.INFO,
-                function=self._plan.name,
-                posted=outcome.error is None and self._post_early(outcome.value),
-            )
+            if outcome.error is None and self._post_early(outcome.value):
+                emit("aws.answered_early", logging.INFO, function=self._plan.name)
+            else:
+                emit("aws.answers_late", logging.WARNING, function=self._plan.name)
 
     async def _mitigated(
         self, exceeded: DeadlineExceeded, ends: float, undoing: asyncio.Task[Outcome] | None
