@@ -1,8 +1,8 @@
 """What `asgi.DeadlineMiddleware` adds to a request that is answered in time.
 
-CPU of a plain ASGI application that answers at once, bare and with the middleware: with a budget, with a budget
-and the header that a caller sends, and for the peers' way, `asyncio.timeout` around the call. The server is left
-out: it costs the same in each. In batches inside of one task, as in `scope_cost.py`.
+CPU of a plain ASGI application that answers at once, bare and with the middleware: with a budget, and with a
+budget and the header that a caller sends; and with `asyncio.timeout` around the call. The server is left out:
+it costs the same in each. In batches inside of one task, as in `scope_cost.py`.
 """
 
 from __future__ import annotations

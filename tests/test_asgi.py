@@ -141,8 +141,9 @@ async def test_other_connections_pass_through(virtual_clock: VirtualClock, kind:
         await asyncio.sleep(60)
         seen.append((current(), send))
 
-    await DeadlineMiddleware(app, budget=1.0)({"type": kind}, receive, receive)
-    assert seen == [(None, receive)]
+    sent = Sent()
+    await DeadlineMiddleware(app, budget=1.0)({"type": kind}, receive, sent)
+    assert seen == [(None, sent)]
 
 
 @pytest.mark.parametrize(

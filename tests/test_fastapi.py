@@ -17,7 +17,7 @@ from deadline import aws
 from deadline.asgi import DeadlineMiddleware
 from deadline.testing import Stall
 
-fastapi = pytest.importorskip("fastapi")
+fastapi: Any = pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 aioboto3 = pytest.importorskip("aioboto3")
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 EXAMPLES = str(Path(__file__).parent.parent / "examples")
-MOMENT = 0.15
-"""Seconds by which 200 requests at once, in one process with all the services that they call, may be late."""
+MOMENT = 0.05
+"""Seconds by which an answer may be late, beside what its loop is: client, server and services share a machine."""
 
 
 class Timed:
@@ -78,6 +78,14 @@ def slow_resolver(port: int) -> Any:
     return SlowResolver()
 
 
+async def beat(state: Any) -> None:
+    """Measure how late the server's loop is at the worst."""
+    while True:
+        due = time.monotonic() + 0.005
+        await asyncio.sleep(0.005)
+        state.lag = max(state.lag, time.monotonic() - due)
+
+
 def make_app(aws_port: int) -> Any:
     """An application whose requests share an S3 client and a session."""
     import aiohttp
@@ -90,33 +98,31 @@ def make_app(aws_port: int) -> Any:
             session.client("s3", endpoint_url=f"http://localhost:{aws_port}") as app.state.s3,
             aiohttp.ClientSession(connector=connector) as app.state.session,
         ):
+            app.state.lag = 0.0
+            heart = asyncio.create_task(beat(app.state))
             yield
+            heart.cancel()
 
     app = fastapi.FastAPI(lifespan=lifespan)
     app.add_middleware(DeadlineMiddleware, budget=5.0)
     app.add_middleware(Timed)
 
-    @app.get("/object/{key}")
     async def head(key: str) -> str:
         answer = await app.state.s3.list_objects_v2(Bucket="bucket", Prefix=key)
         return str(answer["KeyCount"])
 
-    @app.get("/named")
     async def named() -> int:
         async with app.state.session.get(f"http://service.test:{aws_port}/bucket") as answer:
             return int(answer.status)
 
-    @app.get("/sleep")
     async def sleep(seconds: float) -> str:
         await asyncio.sleep(seconds)
         return "slept"
 
-    @app.get("/thread")
     def thread(seconds: float) -> str:
         time.sleep(seconds)
         return "slept"
 
-    @app.get("/stream")
     async def stream() -> Any:
         async def chunks() -> AsyncIterator[bytes]:
             while True:
@@ -125,6 +131,15 @@ def make_app(aws_port: int) -> Any:
 
         return fastapi.responses.StreamingResponse(chunks())
 
+    endpoints = {
+        "/object/{key}": head,
+        "/named": named,
+        "/sleep": sleep,
+        "/thread": thread,
+        "/stream": stream,
+    }
+    for path, endpoint in endpoints.items():
+        app.add_api_route(path, endpoint)
     return app
 
 
@@ -179,20 +194,23 @@ async def test_each_of_200_requests_ends_in_its_own_time(serve: Callable[[Any], 
     chance.shuffle(requests)
     # Whoever asks for the name first starts the task that all others share: one that will be cut.
     requests.sort(key=lambda request: request[0] != "/named?short")
-    async with client(serve(make_app(port))) as http:
+    app = make_app(port)
+    async with client(serve(app)) as http:
 
         async def ask(path: str, budget: float) -> Any:
+            await asyncio.sleep(0.0 if path.startswith("/named") else chance.uniform(0.0, 0.5))
             return await http.get(path, headers={"Deadline-Remaining-Ms": str(int(budget * 1000))})
 
         answers = await asyncio.gather(*(ask(*request) for request in requests))
         after = await http.get("/object/there")
     assert len(answers) == 200
+    late = MOMENT + 3 * app.state.lag
     for (path, budget), answer in zip(requests, answers, strict=True):
         took, margin = float(answer.headers["took"]), min(0.5, budget / 4)
         is_cut = budget < 2.0
         assert answer.status_code == (504 if is_cut else 200), (path, answer.text)
         if is_cut:
-            assert budget - margin - 0.002 <= took < budget + MOMENT, (path, budget)
+            assert budget - margin - 0.002 <= took < budget + late, (path, budget)
     assert after.json() == "1"
 
 

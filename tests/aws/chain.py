@@ -34,7 +34,8 @@ async def handler(event: dict[str, Any], context: Any, client: Any) -> dict[str,
         return left
     name, *rest = event["chain"]
     answer = await client.invoke(FunctionName=name, Payload=json.dumps(event | {"chain": rest}).encode())
-    return left | json.loads(await answer["Payload"].read())
+    theirs: dict[str, Any] = json.loads(await answer["Payload"].read())
+    return left | theirs
 
 
 @handler.on_exceeded

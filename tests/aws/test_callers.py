@@ -195,7 +195,8 @@ async def soft_and_ends(event: Any, seconds: float, **options: Any) -> tuple[flo
         assert dl is not None
         return dl.soft, dl.answer_by, dl.hard
 
-    return await f.invoke(event, FakeContext(seconds))
+    ends: tuple[float, float, float] = await f.invoke(event, FakeContext(seconds))
+    return ends
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,8 @@ async def answer_by(virtual_clock: VirtualClock, custom: Any, event: Any = None,
 
     context = FakeContext(60.0)
     context.client_context = ClientContext(custom)  # type: ignore[assignment]
-    return await f.invoke(event or {}, context)
+    ends: float = await f.invoke(event or {}, context)
+    return ends
 
 
 @pytest.mark.parametrize(
