@@ -454,6 +454,8 @@ class Deadline:
         allowed = self.soft - self._entered
         name = f"deadline {self.name!r}" if self.name else "deadline"
         kept = f" with a margin of {self.margin:.3f} s" if self.margin else ""
+        if self.answer_by < self.hard:
+            kept = f" for a caller that waits {self.answer_by - self._entered:.3f} s"
         if started:
             message = f"{name} exceeded: {allowed:.3f} s allowed{kept}{self.record().where()}"
         else:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLES = str(Path(__file__).parent.parent / "examples")
 MOMENT = 0.05
-"""Seconds by which an answer may be late, beside what its loop is: client, server and services share a machine."""
+"""Seconds by which an answer may be late, beside what its loop is."""
 
 
 class Timed:

@@ -280,7 +280,7 @@ class Invocation:
         dl = self._deadline
         if not dl.hard < math.inf:  # also if it was not entered
             return asyncio.get_running_loop().time() + WITHOUT_LIMIT
-        ends = dl.shares().mitigation
+        ends = dl.answering().mitigation
         return min(ends, dl.now() + ends - dl.soft)
 
     async def _told(self, telling: asyncio.Task[None] | None, until: float) -> None:
