@@ -63,3 +63,40 @@ def test_what_is_ignored_is_told_at_debug_level() -> None:
     assert event.name == "deadline.travel_ignored"
     assert event.level == 10
     assert len(event.fields["value"]) == 60
+
+
+@pytest.mark.slow
+async def test_http_clients_send_it() -> None:
+    """As the docs have it: a hook of httpx, a middleware of aiohttp."""
+    aiohttp = pytest.importorskip("aiohttp")
+    httpx = pytest.importorskip("httpx")
+    from aiohttp import web
+
+    async def tell_httpx(request: Any) -> None:
+        request.headers.update(deadline_header())
+
+    async def tell_aiohttp(request: Any, handler: Any) -> Any:
+        request.headers.update(deadline_header())
+        return await handler(request)
+
+    async def answer(request: Any) -> Any:
+        return web.Response(text=request.headers.get(HEADER, "nothing"))
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    try:
+        async with (
+            httpx.AsyncClient(event_hooks={"request": [tell_httpx]}, trust_env=False) as by_httpx,
+            aiohttp.ClientSession(middlewares=(tell_aiohttp,)) as by_aiohttp,
+        ):
+            assert (await by_httpx.get(url)).text == "nothing"
+            async with deadline(9.0):
+                assert 8000 < int((await by_httpx.get(url)).text) < 9000
+                async with by_aiohttp.get(url) as got:
+                    assert 8000 < int(await got.text()) < 9000
+    finally:
+        await runner.cleanup()

@@ -324,3 +324,17 @@ async def test_an_undo_ends_with_its_share_of_lambdas_time(virtual_clock: Virtua
     assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
     assert undoing == pytest.approx([9.75, 9.5 + 0.75 * 50.5], abs=0.1)
     assert virtual_clock.time() < 60.0
+
+
+# --- the page ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    """Every source is on it, with its limit."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "callers.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for known in aws.callers:
+        (row,) = [row for row in rows if f"`{known.name}`" in row.split("|")[1]]
+        waits = row.split("|")[3]
+        assert known.limit is None or f"{known.limit:g} s" in waits
+        assert known.waits is not False or waits.strip() == "no"
