@@ -149,7 +149,7 @@ async def test_other_connections_pass_through(virtual_clock: VirtualClock, kind:
 @pytest.mark.parametrize(
     "options",
     [{"budget": -1}, {"budget": "5"}, {"margin": -1}, {"header": b"x"}, {"on_exceeded": lambda *_: None}],
-    ids=str,
+    ids=lambda options: next(iter(options)) + " " + type(next(iter(options.values()))).__name__,
 )
 def test_wrong_arguments_are_named(options: dict[str, Any]) -> None:
     """The message begins with the argument."""
