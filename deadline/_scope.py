@@ -363,7 +363,8 @@ class Deadline:
     @property
     def spared(self) -> tuple[float, float]:
         """The margin, from soft on."""
-        return self.soft, (self.margin and self.answer_by - self.soft) or ASSUMED
+        end = self.hard if self._holds else self.answer_by  # nobody cuts an undo short for a caller
+        return self.soft, (self.margin and end - self.soft) or ASSUMED
 
     def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
         """Remember it, on the deadline that owns the expiry: the interrupt may be lost on its way."""

@@ -18,7 +18,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
-from deadline._errors import DeadlineExceeded
+from deadline._errors import DeadlineExceeded, says_time_is_up
 from deadline._events import emit
 from deadline._scope import Deadline
 from deadline._source import ANSWER_MARGIN, bounded, checked, checked_margin, seconds
@@ -109,8 +109,9 @@ class DeadlineMiddleware:
         try:
             async with dl:
                 await self._app(scope, receive, sending)
-        except DeadlineExceeded as exceeded:
-            if exceeded.deadline is not dl:
+        except Exception as error:
+            exceeded = says_time_is_up(error, lambda exceeded: exceeded.deadline is dl)
+            if exceeded is None:
                 raise
             emit(
                 "asgi.exceeded",

@@ -241,7 +241,22 @@ async def test_a_refusal_is_answered_too(virtual_clock: VirtualClock) -> None:
         assert dl is not None
         raise dl.refusal("a call")
 
-    assert (await serve(DeadlineMiddleware(app_that(refuse), budget=4.0), request())).status == 504
+    async def refuse_in_a_group() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(refuse())
+
+    for work in (refuse, refuse_in_a_group):
+        assert (await serve(DeadlineMiddleware(app_that(work), budget=4.0), request())).status == 504
+
+
+async def test_an_error_of_the_applications_is_its_own(virtual_clock: VirtualClock) -> None:
+    """It leaves as it is, for whoever handles it."""
+
+    async def fail() -> None:
+        raise KeyError("order")
+
+    with pytest.raises(KeyError, match="order"):
+        await serve(DeadlineMiddleware(app_that(fail), budget=4.0), request())
 
 
 async def test_a_deadline_of_the_applications_own_is_its_own(virtual_clock: VirtualClock) -> None:

@@ -31,7 +31,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
-from deadline._errors import DeadlineExceeded
+from deadline._errors import DeadlineExceeded, says_time_is_up
 from deadline._events import emit
 from deadline._scope import TIE, Deadline
 from deadline._sighting import context_of
@@ -174,16 +174,13 @@ class Invocation:
         return (ends.undo + ends.mitigation) / 2
 
     def _ours(self, error: BaseException | None) -> DeadlineExceeded | None:
-        """What says that the invocation's time is up: by this deadline, or by one inside with the same end.
+        """What says that the invocation's time is up: by this deadline, or one inside with the same end."""
 
-        A task group hands it on in a group of its own; beside another error it is that error's turn.
-        """
-        if isinstance(error, BaseExceptionGroup):
-            found = [self._ours(one) for one in error.exceptions]
-            return found[0] if all(found) else None
-        if not isinstance(error, DeadlineExceeded) or error.deadline is None:
-            return None
-        return error if error.deadline.hard >= self._deadline.hard - TIE else None
+        def is_ours(exceeded: DeadlineExceeded) -> bool:
+            dl = exceeded.deadline
+            return dl is not None and dl.hard >= self._deadline.hard - TIE
+
+        return says_time_is_up(error, is_ours)
 
     async def _leave_behind(self) -> DeadlineExceeded:
         exceeded = await self._deadline.give_up()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,8 +98,8 @@ def rest_event(waited: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("waited", "left"),
-    [(0.0, 29.0), (27.5, 1.5), (-3600.0, 29.0), (28.9, 0.25), (29.5, 0.25), (1e9, 0.25)],
-    ids=["fresh", "waited", "ahead of ours", "nearly over", "over", "nonsense"],
+    [(0.0, 29.0), (27.5, 1.5), (-3600.0, 29.0), (28.9, 0.25), (29.5, 0.25), (40.0, 0.25), (3e8, 29.0)],
+    ids=["fresh", "waited", "ahead of ours", "nearly over", "over", "long over", "a sample's"],
 )
 def test_what_is_left_to_the_caller(waited: float, left: float) -> None:
     """The limit less what it waited; a clock ahead of ours lengthens nothing, and no clock leaves nothing."""
@@ -297,6 +298,55 @@ async def test_an_undo_goes_on_beside_and_after_the_mitigation(
     names = [event.name for event in told]
     assert "aws.answers_late" in names  # a test's `invoke` can only return
     assert "aws.left_behind" not in names
+
+
+async def test_an_undo_that_does_not_end_is_left(virtual_clock: VirtualClock, told: list[Event]) -> None:
+    """The answer stands, and the invocation ends before Lambda's timeout."""
+
+    @aws.handler
+    async def f(event: Any, context: Any) -> Any:
+        async with critical("move") as section:
+            async with section.step("copy", undo=undo):
+                pass
+            await asyncio.sleep(99)
+
+    async def undo() -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600.0)
+            except asyncio.CancelledError:
+                pass
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return "answered"
+
+    assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
+    assert 40.0 < virtual_clock.time() < 60.0
+    assert "aws.left_behind" in [event.name for event in told]
+
+
+async def test_a_section_that_finishes_beside_the_mitigation(virtual_clock: VirtualClock) -> None:
+    """A shielded step may still be done when the answer is being made; nothing is lost but the time."""
+    happened: list[str] = []
+
+    @aws.handler
+    async def f(event: Any, context: Any) -> Any:
+        async with critical("move") as section:
+            async with section.step("copy"):
+                with anyio.CancelScope(shield=True):
+                    await asyncio.sleep(15.0)
+                happened.append("copied")
+        return "whole"
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        happened.append("answered")
+        return "answered"
+
+    assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
+    assert happened == ["answered", "copied"]
+    assert virtual_clock.time() == pytest.approx(15.0)
 
 
 async def test_an_undo_ends_with_its_share_of_lambdas_time(virtual_clock: VirtualClock) -> None:
