@@ -35,7 +35,7 @@ from deadline._errors import DeadlineExceeded, says_time_is_up
 from deadline._events import emit
 from deadline._scope import TIE, Deadline
 from deadline._sighting import context_of
-from deadline._source import bounded, checked
+from deadline._source import Instant, bounded, checked
 from deadline.aws._abandon import abandon
 from deadline.aws._batch_sources import loses_work
 from deadline.aws._guard import Guard
@@ -219,7 +219,7 @@ class Invocation:
         )
         ends = dl.shares().mitigation
         telling = self._tell(exceeded, ends) if self._word else None
-        outcome = await self._mitigated(exceeded, dl.answering().mitigation, undoing)
+        outcome = await self._mitigated(exceeded, undoing)
         if dl.answer_by < dl.hard:
             await self._answer_in_time(outcome, [task for task in (undoing, telling) if task is not None])
         if undoing is not None and await self._ended(undoing, self._leaves_body) is None:
@@ -238,15 +238,16 @@ class Invocation:
             else:
                 emit("aws.answers_late", logging.WARNING, function=self._plan.name)
 
-    async def _mitigated(
-        self, exceeded: DeadlineExceeded, ends: float, undoing: asyncio.Task[Outcome] | None
-    ) -> Outcome:
+    async def _mitigated(self, exceeded: DeadlineExceeded, undoing: asyncio.Task[Outcome] | None) -> Outcome:
         plan, dl = self._plan, self._deadline
         if plan.mitigation is None:
             return Outcome(None, exceeded)
-        assert exceeded.deadline is not None
-        grace = exceeded.grace(reserve=max(0.0, exceeded.deadline.answer_by - ends))
-        outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.answer_by) / 2)
+        ends, hard = dl.answering().mitigation, dl.answer_by
+        if dl.now() >= ends:  # what blocked the loop has let the caller go: mitigate all the same
+            ends, hard = dl.shares().mitigation, dl.hard
+        name = f"{plan.name} grace"
+        grace = Deadline(Instant(hard), hard - ends, name, DeadlineExceeded, interrupt=plan.interrupt)
+        outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + hard) / 2)
         if outcome is None:
             self._protect()
             left = self._unfinished() if undoing is None else [self._worker]
