@@ -16,6 +16,7 @@ BENCHMARKS = (
     "scope_cost",
     "section_cost",
     "section_sweep",
+    "asgi",
     "aws_hook",
     "aws_faults",
     "handler",
