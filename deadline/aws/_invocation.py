@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import logging
 import math
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
     from deadline.aws._handler import Plan
+    from deadline.aws._hop import Hop
 
 WITHOUT_LIMIT: Final = 1.0
 """Seconds for telling of an error where there is no deadline, and so no margin to take them from."""
@@ -88,6 +90,10 @@ class Invocation:
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
         self._guard = Guard(self._covers)
         self._word = None if plan.notifier is None else plan.notifier.word(plan.name, event, context)
+        self._hop = None
+        if plan.resume is not None:
+            self._hop = plan.resume.open(event, context, plan.outside)
+            self._outer.run(plan.resume.bind, self._hop)
         self.stuck = False
 
     async def run(self) -> Outcome:
@@ -132,8 +138,24 @@ class Invocation:
         async with self._deadline:
             if self._word is not None:
                 self._word.arm(self._deadline)
+            if self._hop is not None:
+                self._hop.read()
+                self._event = self._hop.event
             self._given = await self._resources()
-            return await self._plan.function(self._event, self._context, *self._given)
+            if self._hop is None:
+                return await self._plan.function(self._event, self._context, *self._given)
+            return await self._one_hop(self._hop)
+
+    async def _one_hop(self, hop: Hop[Any]) -> Any:
+        done = await hop.begin(self._deadline)
+        if done is not None:
+            return await hop.repeat(done, self._given)
+        try:
+            return await hop.finish(await self._plan.function(self._event, self._context, *self._given))
+        except Exception as error:
+            if self._ours(error) is None:
+                await hop.release()
+            raise
 
     def _leaves_body(self) -> float:
         if math.isnan(self._deadline.soft):  # not entered: one around it, of whoever called `invoke`, is past
@@ -176,6 +198,8 @@ class Invocation:
     async def _exceeded(self, exceeded: DeadlineExceeded) -> Outcome:
         plan, dl = self._plan, self._deadline
         self._guard.protect(math.inf)  # the mitigation has a deadline of its own
+        if self._hop is not None and self._hop.snapshot is not None:
+            return await self._carried_on(self._hop, exceeded)
         emit(
             "aws.exceeded",
             logging.WARNING,
@@ -191,29 +215,52 @@ class Invocation:
         return outcome
 
     async def _mitigated(self, exceeded: DeadlineExceeded, ends: float) -> Outcome:
-        plan, dl = self._plan, self._deadline
+        plan = self._plan
         if plan.mitigation is None:
             return Outcome(None, exceeded)
+        work = functools.partial(plan.mitigation, exceeded, self._event, self._context, *self._given)
+        outcome = await self._in_grace(work, "on_exceeded", exceeded, ends)
+        if outcome.error is None and not plan.warned and loses_work(self._event, outcome.value):
+            plan.warned = True
+            emit("aws.work_lost", logging.WARNING, function=plan.name, fix="`raise exceeded` in on_exceeded")
+        return outcome
+
+    async def _carried_on(self, hop: Hop[Any], exceeded: DeadlineExceeded) -> Outcome:
+        """Hand the last checkpoint on. That is no news; that it failed is, and half of the time is for it."""
+        ends = until = self._deadline.shares().mitigation
+        if self._word is not None:
+            self._word.stand_down()
+            until = (self._deadline.now() + ends) / 2
+        work = functools.partial(hop.carry_on, self._given)
+        outcome = await self._in_grace(work, "handing the checkpoint on", exceeded, until)
+        if outcome.error is None:
+            return outcome
+        failure = hop.failure(outcome.error)
+        await self._told(self._tell(failure, ends) if self._word else None, ends)
+        return Outcome(None, failure)
+
+    async def _in_grace(
+        self, work: Callable[[], Awaitable[Any]], what: str, exceeded: DeadlineExceeded, ends: float
+    ) -> Outcome:
+        """Do what is to be done when the time is up, until `ends` at the most."""
+        dl = self._deadline
         grace = exceeded.grace(reserve=dl.hard - ends)
-        outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.hard) / 2)
+
+        async def bounded() -> Any:
+            async with grace:
+                return await work()
+
+        outcome = await self._work(bounded(), lambda: (ends + dl.hard) / 2)
         if outcome is None:
             self._protect()
             self.stuck |= bool(await abandon(self._unfinished()))
         if outcome is None or _is_cut_of(grace, outcome.error):
             began = outcome is None or getattr(outcome.error, "started", True)
-            exceeded.add_note(f"on_exceeded {'did not end in time' if began else 'had no time to begin'}")
+            exceeded.add_note(f"{what} {'did not end in time' if began else 'had no time to begin'}")
             return Outcome(None, exceeded)
-        if outcome.error is None and not plan.warned and loses_work(self._event, outcome.value):
-            plan.warned = True
-            emit("aws.work_lost", logging.WARNING, function=plan.name, fix="`raise exceeded` in on_exceeded")
         if outcome.error is not None:
             _add_cause(outcome.error, exceeded)
         return outcome
-
-    async def _mitigation(self, grace: Deadline, exceeded: DeadlineExceeded) -> Any:
-        assert self._plan.mitigation is not None
-        async with grace:
-            return await self._plan.mitigation(exceeded, self._event, self._context, *self._given)
 
     # --- the notice ---------------------------------------------------------------------------------------
 
