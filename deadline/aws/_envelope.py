@@ -8,6 +8,9 @@ from typing import Any, Final
 KEY: Final = "deadline_resume"
 """The envelope's key in an event."""
 
+LONGEST_CHAIN: Final = 128
+"""Characters of a chain's id; a request id has 36."""
+
 _FIELDS: Final = {"chain": str, "hop": int, "version": str}
 _CALLERS: Final = (
     ("API Gateway, a load balancer or a function URL", {"requestContext"}),
@@ -69,6 +72,7 @@ def is_envelope(envelope: Any) -> bool:
         type(envelope) is dict
         and envelope.keys() == {*_FIELDS, "event", "state"}
         and all(type(envelope[name]) is kind for name, kind in _FIELDS.items())
+        and 0 < len(envelope["chain"]) <= LONGEST_CHAIN
         and envelope["hop"] > 1
     )
 
