@@ -8,6 +8,8 @@ from typing import Any, Final
 KEY: Final = "deadline_resume"
 """The envelope's key in an event."""
 
+ABSENT: Final = object()
+
 LONGEST_CHAIN: Final = 128
 """Characters of a chain's id; a request id has 36."""
 
@@ -42,9 +44,12 @@ class ResumeError(Exception):
 
 
 def envelope_of(event: Any) -> Any:
-    """What stands under the envelope's key: in the event, or in the one message of a queue."""
+    """What stands under the envelope's key: in the event, or in the one message of a queue.
+
+    `ABSENT` if there is none.
+    """
     if type(event) is not dict:
-        return None
+        return ABSENT
     if KEY in event:
         return event[KEY]
     records = event.get("Records")
@@ -63,7 +68,7 @@ def envelope_of(event: Any) -> Any:
                     "invocation; give the queue's event source mapping a batch size of 1"
                 )
             return message[KEY]
-    return None
+    return ABSENT
 
 
 def is_envelope(envelope: Any) -> bool:

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, final
 
 from deadline._events import emit
-from deadline.aws._envelope import KEY, ResumeError, envelope_of, is_envelope, waiting_caller
+from deadline.aws._envelope import ABSENT, KEY, ResumeError, envelope_of, is_envelope, waiting_caller
 
 if TYPE_CHECKING:
     import contextvars
@@ -57,7 +57,7 @@ class Hop(Generic[State]):
             ResumeError: It is one that this function cannot carry on.
         """
         envelope = envelope_of(self.event)
-        if envelope is not None:
+        if envelope is not ABSENT:
             self._read(envelope)
         elif self._resume.to == "self" and not self._resume.force:
             caller = waiting_caller(self.event)
@@ -217,7 +217,7 @@ class Hop(Generic[State]):
         try:
             self._resume.codec.loads(json.loads(snapshot))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"checkpoint: the bytes are not the JSON of a state: {error}") from None
+            raise self._resume.said("checkpoint: the bytes are not the JSON of a state", error) from None
 
     def refuse_size(self, snapshot: bytes) -> NoReturn:
         """Say that a state is too large."""

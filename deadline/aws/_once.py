@@ -26,13 +26,8 @@ KEPT: Final = 14 * 24 * 3600
 """Seconds after which the table may forget: SQS keeps no message longer
 (docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html)."""
 
-_NAMES: Final = {
-    "#owner": "owner",
-    "#lease": "lease",
-    "#expires": "expires",
-    "#done": "done",
-    "#sent": "sent",
-}
+_NAMES: Final = ("owner", "lease", "expires", "done", "sent")
+"""An item's attributes beside its key; some are reserved words in expressions."""
 
 
 class Taken(Exception):

@@ -81,9 +81,9 @@ class Resume(Generic[State]):
         limit: int | None = None,
         force: bool = False,
     ) -> None:
-        from deadline.aws._state import Codec  # noqa: PLC0415  # whoever resumes nothing loads nothing
+        from deadline.aws._state import Codec, said  # noqa: PLC0415  # whoever resumes nothing loads nothing
 
-        self.codec = Codec(state)
+        self.codec, self.said = Codec(state), said
         self.to = _checked_to(to)
         self.hops = _checked_count("hops", hops, 1)
         if to == "self" and hops > MOST_HOPS:
@@ -95,7 +95,7 @@ class Resume(Generic[State]):
         self.version = _checked_text("version", version) or self.codec.version
         self.force = force
         self.once = _once(_checked_text("once", once))
-        self._limit = limit and _checked_count("limit", limit, 1)
+        self._limit = None if limit is None else _checked_count("limit", limit, 1)
         self._current: ContextVar[Hop[State]] = ContextVar("deadline_resume")
         self.invoke = _client("lambda") if to == "self" else None
 
@@ -146,7 +146,7 @@ class Resume(Generic[State]):
             try:
                 snapshot = self.codec.dumps(state)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"checkpoint: {error}") from None
+                raise self.said("checkpoint", error) from None
             hop.raw = False
         else:
             snapshot = state

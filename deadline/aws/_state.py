@@ -39,6 +39,11 @@ _UNKNOWN: Final = ("title", "description", "examples")
 """What a schema says that is no shape."""
 
 
+def said(prefix: str, error: Exception) -> Exception:
+    """The error with a prefix: a TypeError or, of whatever subclass it was, a ValueError."""
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{prefix}: {error}")
+
+
 class Part(NamedTuple):
     """How the values of a type become what JSON can hold, and come back.
 
@@ -109,10 +114,11 @@ def _part(kind: Any) -> Part:  # noqa: C901, PLR0911  # a table, of types
             return Part(f"{kind.__name__}{[one.value for one in kind]}", _value_of(kind), kind)
         if hasattr(kind, "model_validate_json") and hasattr(kind, "model_json_schema"):
             return _model(kind)
+    named = kind if origin else getattr(kind, "__qualname__", kind)
     raise TypeError(
-        f"state: {getattr(kind, '__qualname__', kind)!s} is nothing that JSON can hold; write a "
-        "@dataclass(frozen=True) or a pydantic model, of str, int, float, bool, None, bytes, datetime, date, "
-        "Decimal, UUID, enums, tuple[...], list[...], dict[str, ...]"
+        f"state: {named} is nothing that JSON can hold; write a @dataclass(frozen=True) "
+        "or a pydantic model, of str, int, float, bool, None, bytes, datetime, date, Decimal, UUID, "
+        "enums, tuple[...], list[...], dict[str, ...]"
     )
 
 
