@@ -114,7 +114,7 @@ once = aws.Resume(int, to=send, once="hops")
 
 
 @aws.handler(resume=once, lifespan=clients, eager=True)
-async def effects(event: dict[str, Any], context: Any, clients: tuple[Any, Any]) -> dict[str, int]:
+async def effects(event: dict[str, Any], context: Any, clients: tuple[Any, Any]) -> Any:
     """Count each run of each hop in a table, and come to an end after a few."""
     await clients[0].update_item(
         TableName="effects",
@@ -127,4 +127,4 @@ async def effects(event: dict[str, Any], context: Any, clients: tuple[Any, Any])
     if once.hop in event.get("die_working", ()) and is_first(f"working-{once.hop}"):
         die()
     once.checkpoint((once.state or 0) + 1)
-    return await asyncio.sleep(60)
+    return await asyncio.sleep(60, None)

@@ -33,6 +33,14 @@ class Progress:
 Notices = list[dict[str, Any]]
 
 
+async def hang(event: Any, context: Any) -> None:
+    await asyncio.sleep(3600)
+
+
+async def not_asked(exceeded: DeadlineExceeded, event: Any, context: Any) -> None:
+    raise AssertionError
+
+
 def counting(resume: aws.Resume[Progress], *, to: int = 100, notice: Any = None) -> Any:
     """A function that counts, one a second, and notes each."""
 
@@ -95,7 +103,7 @@ async def test_the_state_of_a_hop_is_what_was_handed_on(virtual_clock: VirtualCl
     seen = []
 
     @aws.handler(resume=resume, margin=1.0)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         seen.append((event, resume.state, resume.hop, resume.chain))
         resume.checkpoint(Progress(resume.hop, "ä"))
         await asyncio.sleep(60)
@@ -110,7 +118,7 @@ async def test_the_last_checkpoint_is_a_snapshot(virtual_clock: VirtualClock) ->
     resume: aws.Resume[dict[str, list[int]]] = aws.Resume(dict[str, list[int]], to="return")
 
     @aws.handler(resume=resume, margin=1.0)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         state: dict[str, list[int]] = {"seen": [1]}
         resume.checkpoint({"seen": [0]})
         resume.checkpoint(state)
@@ -126,7 +134,7 @@ async def test_bytes_are_kept_as_they_are(virtual_clock: VirtualClock) -> None:
     resume = aws.Resume(Progress, to="return")
 
     @aws.handler(resume=resume, margin=1.0)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         resume.checkpoint(b'{"done": 4, "note": "a"}')
         resume.checkpoint(b'{"done": 5, "note": "a"}' if event is None else event.encode())
         await asyncio.sleep(60)
@@ -150,7 +158,7 @@ async def test_without_a_checkpoint_an_expiry_is_an_ordinary_one(virtual_clock: 
     resume = aws.Resume(Progress, to="return")
 
     @aws.handler(resume=resume, margin=1.0)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         await asyncio.sleep(60)
 
     for event in (None, envelope(resume, {"done": 1, "note": ""})):
@@ -173,10 +181,7 @@ async def test_with_a_checkpoint_nobody_is_asked_or_told(
     resume = aws.Resume(Progress, to="return")
     count = counting(resume, notice=note)
 
-    @count.on_exceeded
-    async def mitigate(exceeded: DeadlineExceeded, event: Any, context: Any) -> None:
-        raise AssertionError
-
+    count.on_exceeded(not_asked)
     assert (await count.invoke(None, FakeContext(5, aws_request_id="r")))["status"] == "partial"
     assert got == []
     (resumed,) = told
@@ -190,7 +195,7 @@ async def test_an_inner_deadline_of_the_invocation_goes_on_too(virtual_clock: Vi
     resume = aws.Resume(Progress, to="return")
 
     @aws.handler(resume=resume)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         async with deadline(context, margin=1.5):
             resume.checkpoint(Progress(1))
             await asyncio.sleep(60)
@@ -235,7 +240,7 @@ async def test_concurrent_invocations_keep_their_own(virtual_clock: VirtualClock
     resume = aws.Resume(Progress, to="return")
 
     @aws.handler(resume=resume, margin=1.0)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         async def work() -> None:
             resume.checkpoint(Progress(event, str(resume.chain)))
 
@@ -255,7 +260,7 @@ def test_a_blocked_loop_goes_on(own_environment: None) -> None:
     resume = aws.Resume(Progress, to="return")
 
     @aws.handler(resume=resume, margin=0.3)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         if event == "thread":
             await asyncio.to_thread(resume.checkpoint, Progress(1))
             time.sleep(60)  # noqa: ASYNC251  # that is the case
@@ -305,7 +310,7 @@ async def test_a_checkpoint_that_is_too_large_is_refused_at_once(virtual_clock: 
     resume = aws.Resume(Progress, to="return", limit=1_000)
 
     @aws.handler(resume=resume, margin=1.0, notice=note)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         resume.checkpoint(Progress(1))
         try:
             resume.checkpoint(Progress(2, "x" * 1_000))
@@ -353,13 +358,10 @@ async def test_a_failure_to_hand_on_is_the_function_s_error(virtual_clock: Virtu
     async def send(event: Any, context: Any) -> None:
         raise KeyError("no queue")
 
-    async def hang(event: Any, context: Any) -> None:
-        await asyncio.sleep(60)
-
     for to, cause in ((send, KeyError), (hang, DeadlineExceeded)):
         resume = aws.Resume(Progress, to=to)
         count = counting(resume, notice=note)
-        count.on_exceeded(hang_for_ever)
+        count.on_exceeded(not_asked)
         before = asyncio.get_running_loop().time()
         with pytest.raises(aws.ResumeError, match="the checkpoint could not be handed on") as failed:
             await count.invoke(None, FakeContext(5, aws_request_id="r"))
@@ -368,10 +370,6 @@ async def test_a_failure_to_hand_on_is_the_function_s_error(virtual_clock: Virtu
         assert failed.value.checkpoint == envelope(resume, {"done": 3, "note": ""}, chain="r")
         assert got.pop()["checkpoint"] == failed.value.checkpoint
         assert not got
-
-
-async def hang_for_ever(exceeded: DeadlineExceeded, event: Any, context: Any) -> None:
-    raise AssertionError
 
 
 @pytest.mark.parametrize(
@@ -401,7 +399,7 @@ async def test_a_forged_or_stale_envelope_is_refused(
     ran = []
 
     @aws.handler(resume=resume, notice=note)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         ran.append(event)
 
     event = envelope(resume, {"done": 1, "note": ""})
@@ -459,7 +457,7 @@ async def test_a_bad_state_leaves_the_checkpoint_before(virtual_clock: VirtualCl
     bad: list[Any] = [{"done": 1}, Progress("1"), None, bytearray(b"{}"), Progress(1, b"a")]  # type: ignore[arg-type]
 
     @aws.handler(resume=resume, margin=1.0)
-    async def function(event: Any, context: Any) -> None:
+    async def function(event: Any, context: Any) -> Any:
         resume.checkpoint(Progress(1))
         for state in bad:
             with pytest.raises(TypeError, match="^checkpoint: expected"):
@@ -518,14 +516,10 @@ def test_the_handler_checks_what_it_is_given() -> None:
         """Take too little."""
 
     with pytest.raises(TypeError, match="resume: expected an aws.Resume"):
-
-        @aws.handler(resume=Progress(1))  # type: ignore[arg-type]
-        async def one(event: Any, context: Any) -> None: ...
+        aws.handler(resume=Progress(1))(hang)  # type: ignore[call-overload]
 
     with pytest.raises(TypeError, match=r"to: .*send is called with \(event, context\)"):
-
-        @aws.handler(resume=aws.Resume(Progress, to=send))
-        async def two(event: Any, context: Any) -> None: ...
+        aws.handler(resume=aws.Resume(Progress, to=send))(hang)
 
 
 async def test_disabled_a_hop_still_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
