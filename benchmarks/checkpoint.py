@@ -1,6 +1,7 @@
-"""What a checkpoint costs: `resume.checkpoint(state)` for a frozen dataclass of five fields, and for its bytes.
+"""What a checkpoint costs: `resume.checkpoint(state)` for a frozen dataclass of five fields, and its bytes.
 
-Also for a pydantic model of the same fields, where pydantic is installed. In batches inside of one invocation, as in `scope_cost.py`.
+Also for a pydantic model of the same fields, where pydantic is installed. In batches inside of one
+invocation, as in `scope_cost.py`.
 """
 
 from __future__ import annotations

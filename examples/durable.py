@@ -1,7 +1,7 @@
 """The n-th prime as a durable function: Lambda keeps the result of each step, and replays from the top.
 
-Compare `primes.py`. Here the work has to be cut into steps that fit into the timeout, of which nothing is kept
-in the middle, and the code between them has to take the same way in every replay.
+Compare `primes.py`. Here the work has to be cut into steps that fit into the timeout; of a step that is cut
+nothing is kept, and the code between them has to take the same way in every replay.
 
 Run it with `python examples/durable.py [position]` where AWS's local test kit is installed,
 `pip install aws-durable-execution-sdk-python-testing`. It needs a newer boto3 than aioboto3 15 does.
@@ -37,7 +37,10 @@ def search(_context: Any, position: int, prime: int, until: int) -> list[int]:
 
 @durable_execution
 def handler(event: dict[str, Any], context: DurableContext) -> dict[str, int]:
-    """Find the prime at `event["position"]`. After an interruption all of it runs again, without its steps."""
+    """Find the prime at `event["position"]`.
+
+    After an interruption all of it runs again, but for its steps.
+    """
     position, prime = 1, 2
     while position < event["position"]:
         until = min(position + STEP, event["position"])
