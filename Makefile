@@ -60,7 +60,7 @@ $(VENV)/.package: $(VENV)/.dependencies $(SOURCES)
 $(NEWEST)/.dependencies: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(NEWEST)/bin/python -m pip install --quiet --group test ".[aiobotocore,testing]" aiofiles httpx2
+	$(NEWEST)/bin/python -m pip install --quiet --group test --group durable ".[aiobotocore,testing]" aiofiles httpx2
 	$(NEWEST)/bin/python -m pip install --quiet --no-deps aioboto3
 	touch $@
 

@@ -17,6 +17,7 @@ BENCHMARKS = (
     "section_cost",
     "section_sweep",
     "asgi",
+    "checkpoint",
     "aws_hook",
     "aws_faults",
     "handler",

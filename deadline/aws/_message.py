@@ -20,7 +20,7 @@ VERSION: Final = 1
 LONGEST: Final = 500
 """Characters of the one line that says what happened."""
 
-PRIVATE: Final = ("event", "report", "error", "stack")
+PRIVATE: Final = ("event", "report", "error", "stack", "checkpoint")
 """What may hold data of the invocation, in the order in which it is cut if all of it is too long."""
 
 
@@ -38,6 +38,7 @@ def message(request_id: str | None, function: str, version: str | None, event: A
         "report": None,
         "error": None,
         "stack": None,
+        "checkpoint": None,
         "cut": [],
         "redaction_failed": False,
     }
@@ -55,6 +56,7 @@ def error_part(error: BaseException) -> dict[str, Any]:
         "reason": "error",
         "message": f"{kind}: {text}".splitlines()[0][:LONGEST],
         "error": {"type": kind, "message": text, "traceback": full_traceback(error)},
+        "checkpoint": getattr(error, "checkpoint", None),
     }
 
 
