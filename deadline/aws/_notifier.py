@@ -98,6 +98,11 @@ class Notifier:
 
             with limits(attempts=ATTEMPTS):
                 answer = await getattr(client, xform_name(self._target.operation))(**request)
+                for part in answer.values():
+                    if hasattr(
+                        part, "read"
+                    ):  # unread, the answer of Lambda's Invoke would hold its connection
+                        await part.read()
         check_answer(answer)
 
     @asynccontextmanager
