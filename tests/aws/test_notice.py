@@ -358,7 +358,7 @@ async def test_a_mistake_in_a_notice_is_named(
 ) -> None:
     """When its client is made: in Lambda's init phase, and not when the time is up, months later."""
     notice = aws.Notice(service, operation, {parameter: "q", "MessageBody": "{message}"})
-    await invoked(aws.handler(notice=notice)(fail))
+    await invoked(aws.handler(notice=notice, margin=4.0)(fail))
     (failed,) = named(told, "aws.notice_failed")
     assert wrong in failed.fields["error"].replace("\\", "")
 
