@@ -60,7 +60,11 @@ class KeptClient:
             from botocore import xform_name  # noqa: PLC0415  # importing deadline.aws loads no SDK
 
             with limits(attempts=ATTEMPTS):
-                return await getattr(client, xform_name(operation))(**request)
+                answer = await getattr(client, xform_name(operation))(**request)
+                for part in answer.values():
+                    if hasattr(part, "read"):  # the body of Lambda's Invoke: unread, it holds its connection
+                        await part.read()
+                return answer
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Any]:

@@ -352,23 +352,15 @@ async def test_redact_that_fails_is_told_in_the_log_and_to_nobody_else(told: lis
         ("sqss", "SendMessage", "QueueUrl", "Unknown service: 'sqss'"),
     ],
 )
-def test_a_mistake_in_a_notice_is_told_at_the_cold_start(
-    in_init_phase: list[Event], service: str, operation: str, parameter: str, wrong: str
+@pytest.mark.usefixtures("moto_server")
+async def test_a_mistake_in_a_notice_is_named(
+    told: list[Event], service: str, operation: str, parameter: str, wrong: str
 ) -> None:
-    """And not when the time is up, months later."""
+    """When its client is made: in Lambda's init phase, and not when the time is up, months later."""
     notice = aws.Notice(service, operation, {parameter: "q", "MessageBody": "{message}"})
-    aws.handler(notice=notice)(hang)
-    (failed,) = named(in_init_phase, "aws.notice_failed")
+    await invoked(aws.handler(notice=notice, margin=4.0)(fail))
+    (failed,) = named(told, "aws.notice_failed")
     assert wrong in failed.fields["error"].replace("\\", "")
-
-
-@pytest.fixture
-def in_init_phase(
-    told: list[Event], moto_server: MotoServer, own_environment: None, monkeypatch: pytest.MonkeyPatch
-) -> list[Event]:
-    """What is told while Lambda seems to import a handler's module."""
-    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9")
-    return told
 
 
 # --- arguments and the environment ------------------------------------------------------------------------
