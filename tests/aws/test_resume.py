@@ -627,6 +627,22 @@ async def test_a_hop_that_failed_runs_again_at_once(table: Any) -> None:
 
 
 @pytest.mark.slow
+async def test_an_end_that_cannot_be_noted_is_an_end(table: Any, told: list[Event]) -> None:
+    """The result stands: an error would have the work done again."""
+    work = Work()
+    event = envelope(work.resume, {"done": 1, "note": ""}, hop=3)
+
+    @aws.handler(resume=work.resume)
+    async def loses(event: Any, context: Any) -> Any:
+        await table.delete_table(TableName="hops")
+        return {"result": 3}
+
+    work.function = loses
+    assert await work(event) == {"result": 3}
+    assert "aws.resume_unnoted" in [one.name for one in told]
+
+
+@pytest.mark.slow
 async def test_what_was_written_and_not_sent_is_sent_by_the_retry(table: Any) -> None:
     """Nothing runs again, and after that nothing is sent again."""
     sent: list[Any] = []
