@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, final
 
 from deadline._events import emit
+from deadline._scope import deadline
 from deadline.aws._envelope import ABSENT, KEY, ResumeError, envelope_of, is_envelope, waiting_caller
 
 if TYPE_CHECKING:
@@ -122,26 +123,36 @@ class Hop(Generic[State]):
 
     # --- its end ------------------------------------------------------------------------------------------
 
-    async def finish(self, result: Any) -> Any:
-        """Note that the chain is at its end."""
+    async def finish(self, result: Any, seconds: float) -> None:
+        """Note that the chain is at its end, in so many seconds at the most.
+
+        Raises:
+            ResumeError: Another run has the hop by now.
+        """
         if self._claim is None:
-            return result
+            return
         from deadline.aws._once import LARGEST  # noqa: PLC0415
 
         try:
             done = json.dumps({"result": result}, allow_nan=False).encode()
         except (TypeError, ValueError):  # the runtime has its own idea of what it can write
             done = b"{}"
-        await self._settle(done if len(done) <= LARGEST else b"{}")
-        return result
+        try:
+            async with deadline(min(WITHOUT_LIMIT, max(0.0, seconds)), name="finish"):
+                await self._settle(done if len(done) <= LARGEST else b"{}")
+        except ResumeError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a failure would have it run again
+            self._emit("aws.resume_unnoted", logging.WARNING, error=repr(error))
 
     async def release(self) -> None:
         """Let a retry of a hop that failed follow at once."""
-        if self._claim is not None:
-            try:
-                await self._claim.release()
-            except Exception as error:  # noqa: BLE001  # the claim ends by itself
-                self._emit("aws.resume_unreleased", logging.WARNING, error=repr(error))
+        if self._claim is None:
+            return
+        try:
+            await self._claim.release()
+        except Exception as error:  # noqa: BLE001  # the claim ends by itself
+            self._emit("aws.resume_unnoted", logging.WARNING, error=repr(error))
 
     async def carry_on(self, resources: tuple[Any, ...]) -> Any:
         """Hand the last checkpoint on; return the response.

@@ -156,14 +156,17 @@ class Invocation:
             self._given = await self._resources()
             if self._hop is None:
                 return await self._plan.function(self._event, self._context, *self._given)
-            return await self._one_hop(self._hop)
+            done = await self._hop.begin(self._deadline)
+            if done is not None:
+                return await self._hop.repeat(done, self._given)
+            result = await self._one_hop(self._hop)
+        # The work is done: that the time is up meanwhile is no reason to do it again.
+        await self._hop.finish(result, self._leaves_body() - self._deadline.now())
+        return result
 
     async def _one_hop(self, hop: Hop[Any]) -> Any:
-        done = await hop.begin(self._deadline)
-        if done is not None:
-            return await hop.repeat(done, self._given)
         try:
-            return await hop.finish(await self._plan.function(self._event, self._context, *self._given))
+            return await self._plan.function(self._event, self._context, *self._given)
         except Exception as error:
             if self._ours(error) is None:
                 await hop.release()

@@ -10,7 +10,6 @@ import random
 import signal
 import sys
 import threading
-import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,8 +25,8 @@ sys.path.append(str(Path(__file__).parents[2] / "examples"))
 import primes
 
 SCRATCH: Final = Path(os.environ.get("SCRATCH", "."))
-PACE: Final = 0.00055
-"""Seconds for a prime, so that the work takes equally long on every machine that is not too slow."""
+IN_A_HOP: Final = 1_800
+"""Primes, so that there are as many hops on every machine."""
 
 
 def is_first(name: str) -> bool:
@@ -50,12 +49,11 @@ plain_next = primes.next_prime
 
 
 def paced_next(found: primes.Found) -> primes.Found:
-    """Be busy for a while."""
-    until = time.perf_counter() + PACE
-    found = plain_next(found)
-    while time.perf_counter() < until:
+    """Find so many; then be busy until the time is up."""
+    began = search.state or primes.FIRST
+    while found.position >= began.position + IN_A_HOP:
         pass
-    return found
+    return plain_next(found)
 
 
 primes.is_prime = lambda number: all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
@@ -69,7 +67,7 @@ async def killed_at_random(event: dict[str, Any], context: Any) -> dict[str, int
     """Die in the first attempt of one hop in five, somewhere on the way."""
     chance = random.Random(f"{event['seed']} {search.hop}")
     if chance.random() < 0.2 and is_first(f"hop-{search.hop}"):
-        threading.Timer(chance.uniform(0.0, 1.0), die).start()
+        threading.Timer(chance.uniform(0.0, 0.6), die).start()
     return primes.search(search, event["position"])
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -627,6 +629,22 @@ async def test_a_hop_that_failed_runs_again_at_once(table: Any) -> None:
 
 
 @pytest.mark.slow
+async def test_an_end_that_cannot_be_noted_is_an_end(table: Any, told: list[Event]) -> None:
+    """The result stands: an error would have the work done again."""
+    work = Work()
+    event = envelope(work.resume, {"done": 1, "note": ""}, hop=3)
+
+    @aws.handler(resume=work.resume)
+    async def loses(event: Any, context: Any) -> Any:
+        await table.delete_table(TableName="hops")
+        return {"result": 3}
+
+    work.function = loses
+    assert await work(event) == {"result": 3}
+    assert "aws.resume_unnoted" in [one.name for one in told]
+
+
+@pytest.mark.slow
 async def test_what_was_written_and_not_sent_is_sent_by_the_retry(table: Any) -> None:
     """Nothing runs again, and after that nothing is sent again."""
     sent: list[Any] = []
@@ -678,3 +696,34 @@ async def test_a_table_that_is_not_there_or_other_is_named(table: Any) -> None:
         with pytest.raises(aws.ResumeError, match=f'once: the DynamoDB table .{name}. .*text "id"'):
             await work(None)
         assert work.runs == []
+
+
+@pytest.mark.slow
+def test_whoever_resumes_nothing_loads_nothing() -> None:
+    """`import deadline.aws` leaves it out; a handler without it, too. The state's codec waits for one."""
+    code = """
+import sys
+from deadline import aws
+@aws.handler
+async def function(event, context): ...
+print([name for name in ("_resume", "_hop", "_state") if f"deadline.aws.{name}" in sys.modules])
+from deadline.aws import Resume, ResumeError
+print(aws.Resume is Resume, aws.ResumeError is ResumeError)
+print("deadline.aws._state" in sys.modules, "botocore" in sys.modules)
+aws.Resume(int, to="return")
+print("botocore" in sys.modules, "pydantic" in sys.modules)
+try:
+    aws.Nothing
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "[]",
+        "True True",
+        "False False",
+        "False False",
+        "module 'deadline.aws' has no attribute 'Nothing'",
+    ]

@@ -49,16 +49,15 @@ def hops_of(api: InvokeApi) -> list[int]:
 
 def test_a_chain_with_killed_hops_finds_the_same_prime(invoke_api: InvokeApi, tmp_path: Path) -> None:
     """One hop in five dies on its way: Lambda's retry repeats it from its own start, and nothing else."""
-    env = {"SCRATCH": str(tmp_path), "DEADLINE_MARGIN": "0.4"}
+    env = {"SCRATCH": str(tmp_path), "DEADLINE_MARGIN": "0.7"}
     invoke_api.add("resumed.killed_at_random", path=HERE, timeout=1.5, env=env)
-    begin(invoke_api, "resumed", {"position": 10_000, "seed": 10})
+    begin(invoke_api, "resumed", {"position": 10_000, "seed": 9})
     runs, hops = invoke_api.log, hops_of(invoke_api)
     assert runs[-1].invocation.response == {"position": 10_000, "prime": one_long_run(10_000)}
-    assert len(set(hops)) >= 5
+    assert set(hops) == {1, 2, 3, 4, 5, 6}
     assert hops == sorted(hops)
     failed = [hop for hop, run in zip(hops, runs, strict=True) if run.invocation.error is not None]
-    assert failed == sorted(int(path.name.removeprefix("hop-")) for path in tmp_path.iterdir())
-    assert failed[:2] == [2, 3]
+    assert failed == sorted(int(path.name.removeprefix("hop-")) for path in tmp_path.iterdir()) == [3, 5]
     begins: dict[int, set[str]] = {}
     for run in runs:
         for hop, found in re.findall(r"^hop (\d+) begins at (.*)$", run.invocation.log, re.MULTILINE):
@@ -71,6 +70,7 @@ def test_the_hop_limit_stops_a_runaway(invoke_api: InvokeApi) -> None:
     """The last hop's error says so and its event is kept; all hops were the same alias, in one trace."""
     queue = boto3.client("sqs").create_queue(QueueName="failures")["QueueUrl"]
     options: Any = {"path": HERE, "timeout": 1.0, "aliases": ["live"], "on_failure": queue, "retries": 0}
+    options["env"] = {"DEADLINE_MARGIN": "0.5"}
     invoke_api.add("resumed.runaway", name="runaway", **options)
     begin(invoke_api, "runaway:live", {"a": 1})
     assert hops_of(invoke_api) == [1, 2, 3]
@@ -109,8 +109,8 @@ def test_hops_that_are_delivered_twice_have_their_effects_once(
     tables: Any, invoke_api: InvokeApi, tmp_path: Path
 ) -> None:
     """Whichever comes first runs. Counted in DynamoDB, without any condition."""
-    env = {"SCRATCH": str(tmp_path), "DEADLINE_MARGIN": "0.5"}
-    invoke_api.add("resumed.effects", path=HERE, timeout=1.2, env=env)
+    env = {"SCRATCH": str(tmp_path), "DEADLINE_MARGIN": "0.7"}
+    invoke_api.add("resumed.effects", path=HERE, timeout=1.5, env=env)
     begin(invoke_api, "resumed", {"last": 4, "copies": 2})
     assert times(tables) == {1: 1, 2: 1, 3: 1, 4: 1}
     assert Counter(hops_of(invoke_api))[2] >= 2
@@ -121,10 +121,9 @@ def test_a_hop_that_died_is_taken_over_once_its_claim_has_ended(
     tables: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that died at work runs again; one that died between writing and sending does not, and is sent."""
-    env = {"SCRATCH": str(tmp_path), "DEADLINE_MARGIN": "1.2"}
-    # The new process is started in the retry's own time.
-    with InvokeApi(minute=2.5) as api:
-        api.add("resumed.effects", path=HERE, timeout=2.5, env=env)
+    env = {"SCRATCH": str(tmp_path), "DEADLINE_MARGIN": "0.5"}
+    with InvokeApi(minute=1.5) as api:
+        api.add("resumed.effects", path=HERE, timeout=1.5, env=env)
         monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", api.url)
         begin(api, "resumed", {"last": 4, "die_working": [2], "die_sending": [3]})
     assert times(tables) == {1: 1, 2: 2, 3: 1, 4: 1}
