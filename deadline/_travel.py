@@ -44,12 +44,12 @@ def told(left: float) -> str | None:
     return text if _is_time(text) else None
 
 
-def received(carrier: Mapping[str, Any] | None, name: str = HEADER) -> float:
+def received(carrier: Mapping[str, Any] | None) -> float:
     """Seconds until the caller gives up, from headers with lower-case names or the like; `inf` if it is mute.
 
     Malformed and absurd values are ignored, with a debug event.
     """
-    return understood(carrier[name]) if isinstance(carrier, dict) and name in carrier else math.inf
+    return understood(carrier[HEADER]) if isinstance(carrier, dict) and HEADER in carrier else math.inf
 
 
 def understood(value: object) -> float:
