@@ -107,8 +107,10 @@ def deadline(
         RuntimeError: On entry, outside of a task on an asyncio event loop.
     """
     check_name_and_error(name, error)
-    limit = _source.checked_caller_limit(caller_limit)
-    ends = _source.bounded(_source.checked(source), _source.checked_margin(margin), limit)
+    checked, kept = _source.checked(source), _source.checked_margin(margin)
+    if caller_limit is None:
+        return Deadline(checked, kept, name, error, interrupt=interrupt)
+    ends = _source.bounded(checked, kept, _source.checked_caller_limit(caller_limit))
     return Deadline(*ends, name, error, interrupt=interrupt)
 
 

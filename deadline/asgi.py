@@ -102,7 +102,7 @@ class DeadlineMiddleware:
 
         async def sending(message: Message) -> None:
             nonlocal started
-            started = True
+            started = started or message["type"] == "http.response.start"
             await send(message)
 
         dl = self._deadline(scope)

@@ -32,7 +32,7 @@ class Caller(NamedTuple):
     Attributes:
         name: A short one, `rest-api` say.
         title: What AWS calls it.
-        matches: Whether an event, a dict, is from it.
+        matches: Whether an event, a dict, is from it; raises as looking things up does where they are missing.
         limit: Seconds for which it waits for the answer, by default or at the most, as `note` says; `None`:
             nobody waits, or it is not known.
         started: When its clock started, in seconds since the epoch on *its* wall clock, as an event tells;
