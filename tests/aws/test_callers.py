@@ -323,7 +323,7 @@ async def test_a_notice_goes_on_when_the_caller_has_gone(
         happened["posted"] = value, virtual_clock.time()
         return True
 
-    init = Invocation.__init__
+    init: Any = Invocation.__init__
     monkeypatch.setattr(Invocation, "__init__", lambda *args: init(*args, post))
     assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
     assert happened["posted"] == ("answered", pytest.approx(9.975, abs=0.05))
