@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import sys
 import time
@@ -323,8 +324,7 @@ async def test_a_notice_goes_on_when_the_caller_has_gone(
         happened["posted"] = value, virtual_clock.time()
         return True
 
-    init: Any = Invocation.__init__
-    monkeypatch.setattr(Invocation, "__init__", lambda *args: init(*args, post))
+    monkeypatch.setattr(Invocation, "__init__", functools.partialmethod(Invocation.__init__, post_early=post))
     assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
     assert happened["posted"] == ("answered", pytest.approx(9.975, abs=0.05))
     assert happened["told"] == pytest.approx(29.5, abs=0.05)
