@@ -6,6 +6,7 @@ Chains of real processes have a file of their own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import json
 import logging
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deadline import DeadlineExceeded, Event, aws, deadline
+from deadline.aws._kept_client import KeptClient
 from deadline.testing import FakeContext
 
 if TYPE_CHECKING:
@@ -548,9 +550,10 @@ async def test_disabled_a_hop_still_is_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture
-async def table(connect: Connect, shared_models: None) -> Any:
-    """The table of claims; gives a client."""
+async def table(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The table of claims; gives a client, which handlers use, too: `invoke` would make one for each call."""
     dynamodb = await connect()
+    monkeypatch.setattr(KeptClient, "_client", lambda _: contextlib.nullcontext(dynamodb))
     await create_table(dynamodb, "hops", "id")
     return dynamodb
 
