@@ -12,6 +12,7 @@ from deadline.aws._envelope import ABSENT, KEY, ResumeError, envelope_of, is_env
 
 if TYPE_CHECKING:
     import contextvars
+    from collections.abc import Awaitable, Callable
 
     from deadline._scope import Deadline
     from deadline.aws._once import Claim
@@ -97,8 +98,8 @@ class Hop(Generic[State]):
         except (TypeError, ValueError) as error:
             self.fail(f"the state is not of the declared type: {error}", as_it_came)
 
-    async def begin(self, dl: Deadline) -> dict[str, Any] | None:
-        """Claim the hop, where there is a table; return what came of it if it is done."""
+    async def begin(self, dl: Deadline) -> bytes | None:
+        """Claim the hop, where there is a table; return what was written there if it is done."""
         once = self._resume.once
         if once is None:
             return None
@@ -110,16 +111,19 @@ class Hop(Generic[State]):
         except Taken as taken:
             self._fail_taken(taken)
         except NoTable as error:
-            raise ResumeError(str(error)) from error
+            raise self.error(str(error), None) from error
         self._claim = claim
         return done
 
-    async def repeat(self, done: dict[str, Any], resources: tuple[Any, ...]) -> Any:
+    async def repeat(self, written: bytes, resources: tuple[Any, ...]) -> Any:
         """Answer for a hop that was done before, and send what it may not have sent any more."""
-        if KEY in done and self._claim is not None and not self._claim.sent:
-            await self._send(done, resources)
         self._emit("aws.resume_repeated", logging.INFO)
-        return self._answer(done) if KEY in done else done.get("result", {"status": "repeated"})
+        done = json.loads(written)
+        if KEY not in done:
+            return done.get("result", {"status": "repeated"})
+        if self._claim is not None and not self._claim.sent:
+            await self._send(written, resources)
+        return self._answer(done)
 
     # --- its end ------------------------------------------------------------------------------------------
 
@@ -147,12 +151,8 @@ class Hop(Generic[State]):
 
     async def release(self) -> None:
         """Let a retry of a hop that failed follow at once."""
-        if self._claim is None:
-            return
-        try:
-            await self._claim.release()
-        except Exception as error:  # noqa: BLE001  # the claim ends by itself
-            self._emit("aws.resume_unnoted", logging.WARNING, error=repr(error))
+        if self._claim is not None:
+            await self._note(self._claim.release)
 
     async def carry_on(self, resources: tuple[Any, ...]) -> Any:
         """Hand the last checkpoint on; return the response.
@@ -170,15 +170,17 @@ class Hop(Generic[State]):
                 f"the time was up in hop {self.number}, and hops={self._resume.hops} is the most",
                 self.envelope(),
             )
-        payload = self._payload(snapshot)
-        done = json.loads(payload) if self._claim is None else await self._settle(payload)
-        if KEY in done:
-            await self._send(done, resources)
-            self._emit("aws.resumed", logging.INFO, bytes=len(snapshot))
-            return self._answer(done)
-        return done.get("result")
+        written = self._payload(snapshot)
+        if self._claim is not None:
+            written = await self._settle(written)
+        done = json.loads(written)
+        if KEY not in done:
+            return done.get("result")
+        await self._send(written, resources)
+        self._emit("aws.resumed", logging.INFO, bytes=len(snapshot))
+        return self._answer(done)
 
-    async def _settle(self, done: bytes) -> dict[str, Any]:
+    async def _settle(self, done: bytes) -> bytes:
         from deadline.aws._once import Taken  # noqa: PLC0415
 
         assert self._claim is not None
@@ -187,20 +189,27 @@ class Hop(Generic[State]):
         except Taken as taken:
             self._fail_taken(taken)
 
-    async def _send(self, done: dict[str, Any], resources: tuple[Any, ...]) -> None:
+    async def _send(self, event: bytes, resources: tuple[Any, ...]) -> None:
         to = self._resume.to
         if callable(to):
-            await to(done, self._context, *resources)
+            await to(json.loads(event), self._context, *resources)
         elif self._resume.invoke is not None:
             request = {
                 # As it was invoked: with the alias or version, or without.
                 "FunctionName": self._context.invoked_function_arn,
                 "InvocationType": "Event",
-                "Payload": json.dumps(done).encode(),
+                "Payload": event,
             }
             await self._resume.invoke.call("Invoke", request, self._outside)
         if self._claim is not None and to != "return":
-            await self._claim.note_sent()
+            await self._note(self._claim.note_sent)
+
+    async def _note(self, note: Callable[[], Awaitable[None]]) -> None:
+        """Write what makes things quicker or quieter, and no difference else."""
+        try:
+            await note()
+        except Exception as error:  # noqa: BLE001
+            self._emit("aws.resume_unnoted", logging.WARNING, error=repr(error))
 
     def _answer(self, done: dict[str, Any]) -> dict[str, Any]:
         if self._resume.to == "return":
@@ -226,7 +235,7 @@ class Hop(Generic[State]):
             TypeError, ValueError: It is no state.
         """
         try:
-            self._resume.codec.loads(json.loads(snapshot))
+            self._resume.codec.loads(json.loads(snapshot.decode()))
         except (TypeError, ValueError) as error:
             raise self._resume.said("checkpoint: the bytes are not the JSON of a state", error) from None
 

@@ -8,7 +8,6 @@ claim can write that, so that a run which was overtaken hands nothing on.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -69,8 +68,8 @@ class Claim:
         self._owner = secrets.token_hex(8)
         self.sent = False
 
-    async def take(self, seconds: float) -> dict[str, Any] | None:
-        """Take the hop for so many seconds; return what came of it if it is done.
+    async def take(self, seconds: float) -> bytes | None:
+        """Take the hop for so many seconds; return what was written if it is done.
 
         Raises:
             Taken: Another run has it.
@@ -92,9 +91,9 @@ class Claim:
         if "done" not in item:
             raise Taken(float(item["lease"]["N"]))
         self.sent = "sent" in item
-        return _parsed(item)
+        return item["done"]["S"].encode()
 
-    async def settle(self, done: bytes) -> dict[str, Any]:
+    async def settle(self, done: bytes) -> bytes:
         """Write what came of the hop, unless it is written; return what counts.
 
         Raises:
@@ -106,9 +105,9 @@ class Claim:
             {":owner": {"S": self._owner}, ":done": {"S": done.decode()}},
         )
         if item is None:
-            return json.loads(done)  # type: ignore[no-any-return]
+            return done
         if item.get("owner", {}).get("S") == self._owner and "done" in item:
-            return _parsed(item)
+            return item["done"]["S"].encode()
         raise Taken(float(item.get("lease", {}).get("N", "0")))
 
     async def note_sent(self) -> None:
@@ -125,7 +124,7 @@ class Claim:
 
     async def _update(
         self, change: str, condition: str, values: dict[str, dict[str, Any]]
-    ) -> dict[str, dict[str, Any]] | None:
+    ) -> dict[str, dict[str, str]] | None:
         """Change the item; return it as it is if the condition does not hold."""
         from botocore.exceptions import ClientError  # noqa: PLC0415  # importing deadline.aws loads no SDK
 
@@ -144,7 +143,7 @@ class Claim:
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "ConditionalCheckFailedException":
-                item: dict[str, dict[str, Any]] = error.response.get("Item", {})  # type: ignore[assignment]
+                item: dict[str, dict[str, str]] = error.response.get("Item", {})  # type: ignore[assignment]
                 return item
             if code in {"ResourceNotFoundException", "ValidationException"}:
                 raise NoTable(
@@ -154,8 +153,3 @@ class Claim:
                 ) from error
             raise
         return None
-
-
-def _parsed(item: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    done: dict[str, Any] = json.loads(item["done"]["S"])
-    return done

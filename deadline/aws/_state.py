@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     Convert = Callable[[Any], Any]
 
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+# With the runtime client's separators, so that a response is as long as it is counted.
+_ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 
 _TEXTS: Final[dict[Any, tuple[Convert, Convert]]] = {
     dt.datetime: (dt.datetime.isoformat, dt.datetime.fromisoformat),

@@ -156,12 +156,6 @@ def queue(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Queue:
 
 
 @pytest.fixture
-def shared_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every session use models that are read: under `invoke` a handler makes a client for each call."""
-    monkeypatch.setattr("botocore.session.create_loader", lambda *_: _MODELS)
-
-
-@pytest.fixture
 def own_environment() -> Iterator[None]:
     """An environment of its own for a test that calls a handler as Lambda does."""
     _environment.replace_environment()

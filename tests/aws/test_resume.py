@@ -6,6 +6,8 @@ Chains of real processes have a file of their own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import json
 import logging
 import subprocess
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deadline import DeadlineExceeded, Event, aws, deadline
+from deadline.aws._kept_client import KeptClient
 from deadline.testing import FakeContext
 
 if TYPE_CHECKING:
@@ -143,7 +146,7 @@ async def test_bytes_are_kept_as_they_are(virtual_clock: VirtualClock) -> None:
 
     answer = await function.invoke(None, FakeContext(3))
     assert answer["checkpoint"]["deadline_resume"]["state"] == {"done": 5, "note": "a"}
-    for bad in ("{", '{"done": "5"}', '1}, "hop": 3'):
+    for bad in ("{", '{"done": "5"}', '1}, "hop": 3', '\ufeff{"done": 5, "note": ""}'):
         with pytest.raises(aws.ResumeError, match="the bytes are not the JSON of a state"):
             await function.invoke(bad, FakeContext(3))
 
@@ -189,7 +192,12 @@ async def test_with_a_checkpoint_nobody_is_asked_or_told(
     (resumed,) = told
     assert resumed.name == "aws.resumed"
     assert resumed.level == logging.INFO
-    assert resumed.fields == {"request_id": "r", "chain": "r", "hop": 1, "bytes": len('{"done":3,"note":""}')}
+    assert resumed.fields == {
+        "request_id": "r",
+        "chain": "r",
+        "hop": 1,
+        "bytes": len('{"done": 3, "note": ""}'),
+    }
 
 
 async def test_an_inner_deadline_of_the_invocation_goes_on_too(virtual_clock: VirtualClock) -> None:
@@ -542,9 +550,10 @@ async def test_disabled_a_hop_still_is_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture
-async def table(connect: Connect, shared_models: None) -> Any:
-    """The table of claims; gives a client."""
+async def table(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The table of claims; gives a client, which handlers use, too: `invoke` would make one for each call."""
     dynamodb = await connect()
+    monkeypatch.setattr(KeptClient, "_client", lambda _: contextlib.nullcontext(dynamodb))
     await create_table(dynamodb, "hops", "id")
     return dynamodb
 
@@ -727,3 +736,26 @@ except AttributeError as error:
         "False False",
         "module 'deadline.aws' has no attribute 'Nothing'",
     ]
+
+
+@pytest.mark.parametrize("state", ["\u4e2d" * 50_000, list(range(30_000))])
+async def test_what_goes_on_is_as_long_as_it_was_counted(state: Any) -> None:
+    """Neither letters beyond ASCII nor separators grow on the way."""
+    resume: aws.Resume[Any] = aws.Resume(Any, force=True)
+    hop = resume.open({"a": "ü\ud800"}, FakeContext(1, aws_request_id="r"), contextvars.copy_context())
+    resume.bind(hop)
+    hop.read()
+    resume.checkpoint(state)
+    assert hop.snapshot is not None
+    sent = []
+
+    class Client:
+        async def call(self, operation: str, request: dict[str, Any], outside: Any) -> None:
+            sent.append(request)
+
+    resume.invoke = Client()
+    assert (await hop.carry_on(()))["status"] == "resumed"
+    (request,) = sent
+    assert len(request["Payload"]) == resume.limit() - hop.room + len(hop.snapshot)
+    fields = json.loads(request["Payload"])["deadline_resume"]
+    assert (fields["state"], fields["event"]) == (state, {"a": "ü\ud800"})
