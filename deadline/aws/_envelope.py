@@ -1,4 +1,4 @@
-"""The envelope that a state goes on in, and what an event shows of who waits for an answer."""
+"""The envelope that a state goes on in."""
 
 from __future__ import annotations
 
@@ -14,16 +14,6 @@ LONGEST_CHAIN: Final = 128
 """Characters of a chain's id; a request id has 36."""
 
 _FIELDS: Final = {"chain": str, "hop": int, "version": str}
-_CALLERS: Final = (
-    ("API Gateway, a load balancer or a function URL", {"requestContext"}),
-    ("an API Gateway authorizer", {"type", "methodArn"}),
-    ("Cognito", {"triggerSource", "userPoolId"}),
-    ("AppSync", {"info", "arguments"}),
-    ("Connect", {"Details", "Name"}),
-    ("Lex", {"sessionState", "bot"}),
-    ("Alexa", {"session", "request"}),
-    ("S3 Batch Operations", {"invocationSchemaVersion", "tasks"}),
-)
 
 
 class ResumeError(Exception):
@@ -80,16 +70,3 @@ def is_envelope(envelope: Any) -> bool:
         and 0 < len(envelope["chain"]) <= LONGEST_CHAIN
         and envelope["hop"] > 1
     )
-
-
-def waiting_caller(event: Any) -> str | None:
-    """Who waits for the answer, as far as the event shows it.
-
-    A plain `Invoke` that waits shows nowhere.
-    """
-    if type(event) is not dict:
-        return None
-    records = event.get("Records")
-    if type(records) is list and records and type(records[0]) is dict and "cf" in records[0]:
-        return "CloudFront"
-    return next((name for name, keys in _CALLERS if keys <= event.keys()), None)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, final
 
 from deadline._events import emit
 from deadline._scope import deadline
-from deadline.aws._envelope import ABSENT, KEY, ResumeError, envelope_of, is_envelope, waiting_caller
+from deadline.aws._callers import caller
+from deadline.aws._envelope import ABSENT, KEY, ResumeError, envelope_of, is_envelope
 
 if TYPE_CHECKING:
     import contextvars
@@ -62,10 +63,10 @@ class Hop(Generic[State]):
         if envelope is not ABSENT:
             self._read(envelope)
         elif self._resume.to == "self" and not self._resume.force:
-            caller = waiting_caller(self.event)
-            if caller is not None:
+            known = caller(self.event)
+            if known is not None and known.waits:
                 self.fail(
-                    f"{caller} waits for the answer, which would be that the work goes on, and never the "
+                    f"the caller ({known.title}) waits for the answer, which would be that the work goes on, and never the "
                     'result; use Resume(..., to="return"), or have the caller invoke asynchronously; with '
                     "force=True it goes on all the same"
                 )

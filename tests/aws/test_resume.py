@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,12 @@ import pytest
 from deadline import DeadlineExceeded, Event, aws, deadline
 from deadline.aws._kept_client import KeptClient
 from deadline.testing import FakeContext
+
+sys.path.insert(0, str(Path(__file__).parent))
+try:
+    from events import EVENTS
+finally:
+    sys.path.pop(0)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -428,26 +435,17 @@ async def test_a_foreign_value_under_the_key_is_refused(virtual_clock: VirtualCl
         await counting(aws.Resume(Progress)).invoke({"deadline_resume": value}, FakeContext(5))
 
 
-@pytest.mark.parametrize(
-    ("event", "caller"),
-    [
-        ({"version": "2.0", "routeKey": "GET /", "requestContext": {"http": {}}}, "API Gateway"),
-        ({"httpMethod": "GET", "requestContext": {"elb": {}}}, "a load balancer"),
-        ({"triggerSource": "PreSignUp_SignUp", "userPoolId": "p"}, "Cognito"),
-        ({"info": {}, "arguments": {}}, "AppSync"),
-        ({"Records": [{"cf": {}}]}, "CloudFront"),
-    ],
-)
-async def test_a_caller_that_waits_is_refused_self(
-    virtual_clock: VirtualClock, event: Any, caller: str
-) -> None:
+@pytest.mark.parametrize("caller", [one for one in aws.callers if one.waits], ids=lambda one: one.name)
+async def test_a_caller_that_waits_is_refused_self(virtual_clock: VirtualClock, caller: aws.Caller) -> None:
     """It would never get the result; the message says what to do. `force` goes on, and "return" may."""
+    event = EVENTS[caller.name]
 
     @aws.handler(resume=aws.Resume(Progress))
     async def refused(event: Any, context: Any) -> None:
         raise AssertionError
 
-    with pytest.raises(aws.ResumeError, match=f'{caller}.* waits for the answer.*to="return".*force=True'):
+    refusal = f'{caller.title}.* waits for the answer.*to="return".*force=True'
+    with pytest.raises(aws.ResumeError, match=refusal):
         await refused.invoke(event, FakeContext(5))
     for resume in (aws.Resume(Progress, force=True), aws.Resume(Progress, to="return")):
         assert (await counting(resume, to=1).invoke(event, FakeContext(5)))["status"] == "done"
