@@ -20,6 +20,7 @@ Outcome: TypeAlias = Literal["not sent", "unknown", "answered"]
 Effect: TypeAlias = Literal["done", "not done", "unknown"]
 Fate: TypeAlias = Literal["done", "not done", "unknown", "undone", "undo failed", "running"]
 Status: TypeAlias = Literal["done", "running", "cut", "failed"]
+BreakerState: TypeAlias = Literal["closed", "open", "half open"]
 
 MOST_STEPS: Final = 10_000
 """Steps remembered by one deadline; of more, the newest."""
@@ -148,6 +149,27 @@ class SectionReport(NamedTuple):
         return f"critical section {self.name!r} {self.status}" + (f": {steps}" if steps else "")
 
 
+class BreakerReport(NamedTuple):
+    """A breaker that changed its state or refused a call.
+
+    Attributes:
+        name: As given to `Breaker`.
+        state: When somebody first asked for the report.
+        refused: How many calls it refused.
+        changes: The newest hundred, oldest first, as (state, seconds after the deadline's entry).
+    """
+
+    name: str
+    state: BreakerState
+    refused: int
+    changes: tuple[tuple[BreakerState, float], ...]
+
+    def __str__(self) -> str:
+        changes = "".join(f", {state} at {at:.3f}" for state, at in self.changes)
+        refused = f", {self.refused} refused" if self.refused else ""
+        return f"breaker {self.name!r} is {self.state}{refused}{changes}"
+
+
 class Report(NamedTuple):
     """What was going on when a deadline's time was up. Plain data: it pickles and turns into JSON.
 
@@ -162,11 +184,13 @@ class Report(NamedTuple):
         steps: In the order in which they began; the newest 10,000 at the most.
         sections: The critical sections, in the order in which they were entered.
         batches: What `each` worked off, in the order in which they were begun; empty until one has ended.
+        breakers: The breakers that changed their state or refused a call, in the order in which they first
+            did.
         left_running: Tasks that the block started and that are not done: a deadline does not touch
             them, they may belong to others.
         left_behind: What a cut left at a service and could not clean up, in words.
-        blocked: Where the loop was blocked when it was interrupted, the task's outermost coroutine first, 50
-            frames at the most; empty if it was not.
+        blocked: Where the loop was blocked when it was interrupted, the task's outermost coroutine first,
+            50 frames at the most; empty if it was not.
     """
 
     name: str | None = None
@@ -177,6 +201,7 @@ class Report(NamedTuple):
     steps: tuple[StepReport, ...] = ()
     sections: tuple[SectionReport, ...] = ()
     batches: tuple[BatchReport, ...] = ()
+    breakers: tuple[BreakerReport, ...] = ()
     left_running: tuple[TaskReport, ...] = ()
     left_behind: tuple[str, ...] = ()
     blocked: tuple[Await, ...] = ()
@@ -232,7 +257,7 @@ def _render(report: Report, width: int) -> Iterator[str]:
     yield _fit(_fit(name, max(20, width - len(times))) + times, width)
     if report.steps:
         yield from _render_steps(report, width)
-    for told in (*report.sections, *report.batches):
+    for told in (*report.sections, *report.batches, *report.breakers):
         yield _fit(f"  {told}", width)
     for what in report.left_behind:
         yield _fit(f"  left behind: {what}", width)
