@@ -26,7 +26,6 @@ import functools
 import inspect
 import logging
 import math
-from asyncio import CancelledError
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -165,6 +164,7 @@ class Breaker:
 
     Attributes:
         name: As given.
+        counts: As given.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -172,7 +172,6 @@ class Breaker:
 
     __slots__ = (
         "_changed",
-        "_counts",
         "_elapsed",
         "_failures",
         "_period",
@@ -184,6 +183,7 @@ class Breaker:
         "_slices",
         "_state",
         "_window",
+        "counts",
         "name",
     )
 
@@ -211,7 +211,7 @@ class Breaker:
         self._window = _span(window, "window")
         self._recovery = _span(recovery, "recovery")
         self._probes = _positive(probes, "probes")
-        self._counts = counts
+        self.counts = counts
         self._elapsed = Elapsed()
         self._state: BreakerState = "closed"
         self._period = 0  # changes of state
@@ -222,7 +222,7 @@ class Breaker:
         self._probed = 0
 
     @property
-    def state(self) -> BreakerState:
+    def state(self) -> str:
         """`closed`, `open` or `half open`. It stays open until the first call after `recovery`."""
         return self._state
 
@@ -276,16 +276,15 @@ class Breaker:
         if isinstance(error, BaseExceptionGroup):
             said = {self.judge(one) for one in error.exceptions}
             return next(verdict for verdict in (False, None, True) if verdict in said)
-        if isinstance(error, CancelledError):
-            limit = _limit.get()
-            return False if limit is not None and limit.ran_out() else None
-        if not isinstance(error, Exception) or isinstance(error, InsufficientTime | BreakerOpen):
+        if isinstance(error, InsufficientTime | BreakerOpen):
             return None
         if isinstance(error, DeadlineExceeded) and not error.started:
             return None
-        if remaining() <= 0.0:
-            return None  # many a library makes an error of its own out of being cut
-        return not self._counts(error)
+        if not isinstance(error, Exception) or remaining() <= 0.0:
+            # A cut, or what a library makes of being cut.
+            limit = _limit.get()
+            return False if limit is not None and limit.ran_out() else None
+        return not self.counts(error)
 
     def leave(self, *, well: bool | None) -> None:
         """End the call that the caller is in, with a verdict as `judge` gives it."""
@@ -429,7 +428,8 @@ class BreakerAccount:
     def report(self, entered: float) -> BreakerReport:
         """As plain data, for a deadline entered at `entered`."""
         changes = tuple((state, at - entered) for state, at in tuple(self.changes))
-        return BreakerReport(self._breaker.name, self._breaker.state, self.refused, changes)
+        state = self._breaker._state  # noqa: SLF001  # one concept
+        return BreakerReport(self._breaker.name, state, self.refused, changes)
 
 
 # --- limits of a call's own that stand around the breaker -------------------------------------------------

@@ -272,6 +272,12 @@ def _check(call: Any, key: Any, default: Any, cache: Any) -> None:
             f"default: {default!r} would have to be waited for; a default is a value that is at hand, or a "
             "plain function that makes one"
         )
+    try:
+        hash(key)
+    except TypeError:
+        raise TypeError(
+            f"key: {key!r} is not hashable; write a string, or a tuple of what it is made of"
+        ) from None
     if cache is None:
         if key is not None:
             raise TypeError("key: nothing is kept without a cache; write cache=LastGood(), made once")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deadline._breaker import Breaker
 
 Target = TypeVar("Target")
 
 
-def install(session_or_client: Target) -> Target:
+def install(session_or_client: Target, *, breaker: Callable[[str], Breaker] | None = None) -> Target:
     """Make AWS calls obey the current deadline.
 
     Inside of a deadline, every call ends at its soft instant, retries and backoff included; each attempt but
@@ -18,13 +23,18 @@ def install(session_or_client: Target) -> Target:
     Args:
         session_or_client: An aioboto3 or aiobotocore session: every client and resource made from it
             *from now on* is covered. Or one client or resource that exists already. Twice does no harm.
+        breaker: Makes a breaker from its name, for each endpoint and operation that is called: `Breaker`, or
+            `functools.partial(Breaker, failures=3)`. A call whose breaker is open is not sent, with a
+            deadline or without: `BreakerOpen`. One call counts once, its attempts included; a call that is
+            cut is judged by its last attempt that came to an end. Default: no breakers, or those of an
+            earlier `install`.
 
     Returns:
         What it was given.
 
     Raises:
         ImportError: Neither aioboto3 nor aiobotocore is installed.
-        TypeError: It is something else; the message says what to pass.
+        TypeError: It is something else, or `breaker` makes none; the message says what to pass.
     """
     try:
         from deadline.aws._clients import cover  # noqa: PLC0415  # a handler without clients needs no SDK
@@ -33,5 +43,10 @@ def install(session_or_client: Target) -> Target:
             'aws.install() needs the SDK: pip install "asyncio-deadline[aws]" for aioboto3, or '
             '"asyncio-deadline[aiobotocore]" for aiobotocore alone'
         ) from error
-    cover(session_or_client)
+    if breaker is None:
+        cover(session_or_client, None)
+    else:
+        from deadline.aws._breakers import Breakers  # noqa: PLC0415  # for those who want them
+
+        cover(session_or_client, Breakers(breaker))
     return session_or_client
