@@ -1,8 +1,8 @@
 """What a breaker costs a call that passes, and `fallback` one that answers in time.
 
-CPU of awaiting a function that returns at once, bare, inside of `with breaker:`, below `@breaker`, and through
-`fallback` with a limit, inside of a deadline; and of a call that an open breaker refuses, for scale. In batches
-inside of one task, as in `scope_cost.py`.
+CPU of awaiting a function that returns at once, bare, inside of `with breaker:`, below `@breaker`, and
+through `fallback` with a limit, inside of a deadline; and of a call that an open breaker refuses, for
+scale. In batches inside of one task, as in `scope_cost.py`.
 """
 
 from __future__ import annotations

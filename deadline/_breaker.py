@@ -30,13 +30,12 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
 
 from deadline import _source
 from deadline._elapsed import Elapsed
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit
-from deadline._report import BreakerReport
 from deadline._scope import DISABLED, TIE, current, remaining
 
 if TYPE_CHECKING:
@@ -45,9 +44,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
-    from deadline._report import BreakerState
     from deadline._scope import Deadline
 
+State: TypeAlias = Literal["closed", "open", "half open"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -213,7 +212,7 @@ class Breaker:
         self._probes = _positive(probes, "probes")
         self.counts = counts
         self._elapsed = Elapsed()
-        self._state: BreakerState = "closed"
+        self._state: State = "closed"
         self._period = 0  # changes of state
         self._changed = 0.0
         self._slices: deque[_Slice] = deque()
@@ -339,7 +338,7 @@ class Breaker:
 
     # --- telling ------------------------------------------------------------------------------------------
 
-    def _change(self, state: BreakerState, failed: int, calls: int) -> None:
+    def _change(self, state: State, failed: int, calls: int) -> None:
         before, self._state = self._state, state
         self._period += 1
         self._changed = self._elapsed()
@@ -371,6 +370,27 @@ class Breaker:
             return []
         records = dl._records()  # noqa: SLF001  # rare: not worth a method of every scope's
         return [(record.breakers.setdefault(self, BreakerAccount(self)), dl.now()) for record in records]
+
+
+class BreakerReport(NamedTuple):
+    """A breaker that changed its state or refused a call.
+
+    Attributes:
+        name: As given to `Breaker`.
+        state: When somebody first asked for the report.
+        refused: How many calls it refused.
+        changes: The newest hundred, oldest first, as (state, seconds after the deadline's entry).
+    """
+
+    name: str
+    state: State
+    refused: int
+    changes: tuple[tuple[State, float], ...]
+
+    def __str__(self) -> str:
+        changes = "".join(f", {state} at {at:.3f}" for state, at in self.changes)
+        refused = f", {self.refused} refused" if self.refused else ""
+        return f"breaker {self.name!r} is {self.state}{refused}{changes}"
 
 
 # --- how it goes ------------------------------------------------------------------------------------------
@@ -423,7 +443,7 @@ class BreakerAccount:
     def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
         self.refused = 0
-        self.changes: deque[tuple[BreakerState, float]] = deque(maxlen=100)
+        self.changes: deque[tuple[State, float]] = deque(maxlen=100)
 
     def report(self, entered: float) -> BreakerReport:
         """As plain data, for a deadline entered at `entered`."""

@@ -7,7 +7,6 @@ deadline around it that expires cuts it like any other work.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import math
@@ -267,7 +266,7 @@ def _check(call: Any, key: Any, default: Any, cache: Any) -> None:
             f"call: expected a function without arguments, got {call!r} ({type(call).__name__}); write "
             "fallback(lambda: fetch(user), ...)"
         )
-    if asyncio.iscoroutinefunction(default):
+    if callable(default) and inspect.iscoroutinefunction(default):
         raise TypeError(
             f"default: {default!r} would have to be waited for; a default is a value that is at hand, or a "
             "plain function that makes one"

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deadline._breaker import BreakerReport  # loaded with the first breaker
+
 Outcome: TypeAlias = Literal["not sent", "unknown", "answered"]
 Effect: TypeAlias = Literal["done", "not done", "unknown"]
 Fate: TypeAlias = Literal["done", "not done", "unknown", "undone", "undo failed", "running"]
 Status: TypeAlias = Literal["done", "running", "cut", "failed"]
-BreakerState: TypeAlias = Literal["closed", "open", "half open"]
 
 MOST_STEPS: Final = 10_000
 """Steps remembered by one deadline; of more, the newest."""
@@ -147,27 +148,6 @@ class SectionReport(NamedTuple):
     def __str__(self) -> str:
         steps = ", ".join(f"{step.name} {step.fate}" for step in self.steps)
         return f"critical section {self.name!r} {self.status}" + (f": {steps}" if steps else "")
-
-
-class BreakerReport(NamedTuple):
-    """A breaker that changed its state or refused a call.
-
-    Attributes:
-        name: As given to `Breaker`.
-        state: When somebody first asked for the report.
-        refused: How many calls it refused.
-        changes: The newest hundred, oldest first, as (state, seconds after the deadline's entry).
-    """
-
-    name: str
-    state: BreakerState
-    refused: int
-    changes: tuple[tuple[BreakerState, float], ...]
-
-    def __str__(self) -> str:
-        changes = "".join(f", {state} at {at:.3f}" for state, at in self.changes)
-        refused = f", {self.refused} refused" if self.refused else ""
-        return f"breaker {self.name!r} is {self.state}{refused}{changes}"
 
 
 class Report(NamedTuple):
