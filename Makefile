@@ -33,6 +33,7 @@ bench: $(VENV)/.package $(VENV)/.bench
 bench-full: $(VENV)/.package $(VENV)/.bench $(NEWEST)/.package
 	$(BIN)/python benchmarks/dead_endpoint.py
 	$(BIN)/python benchmarks/batches.py
+	$(BIN)/python benchmarks/breakers.py
 	$(BIN)/python benchmarks/section_sweep.py
 	$(BIN)/python benchmarks/aws_faults.py --shots 20 --modes legacy standard adaptive
 	$(NEWEST)/bin/python -m pip install --quiet --group bench
