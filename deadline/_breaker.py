@@ -39,7 +39,7 @@ from deadline._events import emit
 from deadline._scope import DISABLED, TIE, current, remaining
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
     from contextvars import Token
     from datetime import timedelta
     from types import TracebackType
@@ -228,7 +228,7 @@ class Breaker:
     def __repr__(self) -> str:
         return f"<Breaker {self.name!r} {self._state}>"
 
-    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Have every call of an `async def` go through this breaker: `@breaker` above it.
 
         Raises:

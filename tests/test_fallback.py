@@ -208,6 +208,28 @@ async def test_the_body_is_read_in_the_calls_time(virtual_clock: object) -> None
     assert now() == pytest.approx(1.0)
 
 
+async def test_a_page_of_fifty_parts_at_once(virtual_clock: object) -> None:
+    """Five are dead: all fifty are answered when the share of those is over, and from where each says."""
+    kept = LastGood()
+    kept.put(0, "yesterday's")
+    async with deadline(1.0):
+        answers = await asyncio.gather(
+            *[
+                fallback(
+                    answering(part, 9.0 if part < 5 else 0.1),
+                    key=part,
+                    cache=kept,
+                    default=None,
+                    within="20%",
+                )
+                for part in range(50)
+            ]
+        )
+    assert [answer.source for answer in answers] == ["cache", *["default"] * 4, *["call"] * 45]
+    assert [answer.value for answer in answers[5:]] == list(range(5, 50))
+    assert now() == pytest.approx(0.2)
+
+
 # --- deadlines around -------------------------------------------------------------------------------------
 
 
@@ -407,3 +429,40 @@ async def test_a_breaker_inside_is_opened_by_the_fallbacks_limit(virtual_clock: 
         assert now() == pytest.approx(3.0)
         with pytest.raises(BreakerOpen):
             await fallback(ask, within=1.0)
+
+
+@unhurried
+@given(
+    size=st.integers(1, 4),
+    happenings=st.lists(
+        st.one_of(
+            st.integers(0, 5).map(lambda key: ("put", key)), st.integers(1, 8).map(lambda s: ("wait", s))
+        ),
+        max_size=30,
+    ),
+)
+def test_what_is_kept_is_the_newest_of_the_young(size: int, happenings: list[tuple[str, int]]) -> None:
+    """Whatever is put when: never more than `size`, never older than `age`, and always the last one put."""
+
+    async def run() -> None:
+        kept = LastGood(size=size, age=10.0)
+        put: dict[int, float] = {}
+        for number, (what, value) in enumerate(happenings):
+            if what == "wait":
+                await asyncio.sleep(value)
+                continue
+            put.pop(value, None)
+            put[value] = now()
+            kept.put(value, (value, number))
+        newest = list(put)[-size:]
+        for key in range(6):
+            answer = kept.get(key)
+            if key in newest and now() - put[key] <= 10.0:
+                assert answer is not None
+                assert answer.age == now() - put[key]
+                assert answer.value[0] == key
+            else:
+                assert answer is None
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
