@@ -18,9 +18,9 @@ from _harness import RESULTS, Table
 from deadline import Breaker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
-    Call = Callable[[], Awaitable[object]]
+    Call = Callable[[], Coroutine[Any, Any, object]]
     Guard = Callable[[Call], Call]
 
 FAILURES: Final = 5

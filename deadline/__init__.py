@@ -6,14 +6,14 @@ package's name and the function's are the same word.
 
 from typing import TYPE_CHECKING
 
-from deadline._errors import DeadlineExceeded, InsufficientTime
+from deadline._errors import BreakerOpen, DeadlineExceeded, InsufficientTime
 from deadline._events import Event, subscribe
 from deadline._report import Report
 from deadline._scope import Deadline, current, deadline, remaining
 from deadline._section import Section, critical, step
 
 if TYPE_CHECKING:
-    from deadline._breaker import Breaker, BreakerOpen
+    from deadline._breaker import Breaker
     from deadline._each import Batch, each
     from deadline._fallback import Answer, LastGood, fallback
 
@@ -46,7 +46,6 @@ _LATER = {
     "Answer": "_fallback",
     "Batch": "_each",
     "Breaker": "_breaker",
-    "BreakerOpen": "_breaker",
     "LastGood": "_fallback",
     "each": "_each",
     "fallback": "_fallback",

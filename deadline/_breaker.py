@@ -8,11 +8,6 @@
                           |   one probe at a time, the others are refused;
                           +-> open again, if one fails
 
-What a call says about its dependency is not what it raised. A cancellation from outside, be it a deadline's
-cut or a client that hung up, says nothing: a breaker that counts it opens because *we* were short of time.
-A limit of the call's own that ran out says that the dependency is slow; an error says that it is down, but
-one of 400 to 499 says that it is well enough to tell us off. `Breaker.judge` is that rule.
-
 A call speaks for the state in which it began. What began before the breaker opened is old news once it has,
 and must not decide about the probe.
 
@@ -27,24 +22,22 @@ import inspect
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
 
 from deadline import _source
 from deadline._elapsed import Elapsed
-from deadline._errors import DeadlineExceeded, InsufficientTime
+from deadline._errors import BreakerOpen
 from deadline._events import emit
-from deadline._scope import DISABLED, TIE, current, remaining
+from deadline._scope import DISABLED, current
+from deadline._verdict import is_failure, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextvars import Token
     from datetime import timedelta
     from types import TracebackType
-
-    from deadline._scope import Deadline
 
 State: TypeAlias = Literal["closed", "open", "half open"]
 P = ParamSpec("P")
@@ -70,10 +63,6 @@ SLICES: Final = 10
 """Parts in which the window moves on, as in Hystrix: counting costs the same however many calls there
 are."""
 
-LEAST_FAIR: Final = 0.2
-"""Seconds under which a *share* of what is left says nothing about who did not make it: it is short because
-the deadline was near. As long as the shortest limit of an AWS attempt."""
-
 
 def opens(failed: int, calls: int, failures: int) -> bool:
     """Whether a breaker opens, by its calls within the window.
@@ -86,50 +75,7 @@ def opens(failed: int, calls: int, failures: int) -> bool:
     return failed >= failures and failed >= RATE * calls
 
 
-def is_failure(error: Exception) -> bool:
-    """Whether an error is its dependency's failure: every one is, but an answer of 400 to 499.
-
-    The status is looked for where botocore, aiohttp, httpx and urllib have it.
-    """
-    return not 400 <= _status(error) <= 499
-
-
-def _status(error: Exception) -> int:
-    response = getattr(error, "response", None)
-    if isinstance(response, Mapping):  # botocore's ClientError
-        response = response.get("ResponseMetadata")
-        return int(response.get("HTTPStatusCode", 0)) if isinstance(response, Mapping) else 0
-    for owner in (error, response):
-        for name in ("status", "status_code", "code"):
-            status = getattr(owner, name, None)
-            if isinstance(status, int):
-                return status
-    return 0
-
-
 # --- what the caller gets ---------------------------------------------------------------------------------
-
-
-class BreakerOpen(Exception):
-    """A call was refused at once, because its dependency is down as far as anybody knows.
-
-    Attributes:
-        breaker: The breaker's name.
-        retry_in: Seconds until it lets a probe through; 0.0 if one is on its way.
-    """
-
-    __module__ = "deadline"
-
-    def __init__(self, breaker: str, retry_in: float = 0.0) -> None:
-        super().__init__(breaker, retry_in)
-        self.breaker = breaker
-        self.retry_in = retry_in
-
-    def __str__(self) -> str:
-        when = (
-            f"open for another {self.retry_in:.3f} s" if self.retry_in else "half open, and its probe is out"
-        )
-        return f"breaker {self.breaker!r} is {when}: the call was not made"
 
 
 @final
@@ -266,27 +212,12 @@ class Breaker:
     ) -> None:
         well = None
         try:
-            well = True if exc is None else self.judge(exc)
+            well = True if exc is None else verdict(exc, self.counts)
         finally:
             self.leave(well=well)
 
-    def judge(self, error: BaseException) -> bool | None:
-        """What an error says of the dependency: that it is well, that it is not, or nothing (`None`)."""
-        if isinstance(error, BaseExceptionGroup):
-            said = {self.judge(one) for one in error.exceptions}
-            return next(verdict for verdict in (False, None, True) if verdict in said)
-        if isinstance(error, InsufficientTime | BreakerOpen):
-            return None
-        if isinstance(error, DeadlineExceeded) and not error.started:
-            return None
-        if not isinstance(error, Exception) or remaining() <= 0.0:
-            # A cut, or what a library makes of being cut.
-            limit = _limit.get()
-            return False if limit is not None and limit.ran_out() else None
-        return not self.counts(error)
-
     def leave(self, *, well: bool | None) -> None:
-        """End the call that the caller is in, with a verdict as `judge` gives it."""
+        """End the call that the caller is in, with what it says as `verdict` has it."""
         call = _inside.get()
         if call is None or call.breaker is not self:
             return  # closed from another context, or disabled
@@ -450,43 +381,6 @@ class BreakerAccount:
         changes = tuple((state, at - entered) for state, at in tuple(self.changes))
         state = self._breaker._state  # noqa: SLF001  # one concept
         return BreakerReport(self._breaker.name, state, self.refused, changes)
-
-
-# --- limits of a call's own that stand around the breaker -------------------------------------------------
-
-_limit: ContextVar[Limit | None] = ContextVar("deadline_call_limit", default=None)
-
-
-class Limit:
-    """The time that `fallback` gives a call, whose cut says something about the dependency.
-
-    Args:
-        scope: The deadline that cuts the call.
-        around: The one around that.
-        fair: Whether it was long enough to say something.
-    """
-
-    __slots__ = ("_around", "_fair", "_scope", "_token")
-
-    def __init__(self, scope: Deadline, around: Deadline | None, *, fair: bool) -> None:
-        self._scope: Deadline | None = scope
-        self._around = around
-        self._fair = fair
-
-    def __enter__(self) -> None:
-        self._token = _limit.set(self)
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._scope = None  # tasks that the call leaves running are limited no more
-        with suppress(ValueError):
-            _limit.reset(self._token)
-
-    def ran_out(self) -> bool:
-        """Whether this is what cuts, and nothing around it."""
-        scope, around = self._scope, self._around
-        if scope is None or not self._fair or not scope.expired:
-            return False
-        return around is None or around.remaining() > TIE
 
 
 # --- arguments --------------------------------------------------------------------------------------------

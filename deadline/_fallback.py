@@ -27,11 +27,11 @@ from typing import (
 from anyio.lowlevel import checkpoint
 
 from deadline import _source
-from deadline._breaker import LEAST_FAIR, BreakerOpen, Limit
 from deadline._elapsed import Elapsed
-from deadline._errors import DeadlineExceeded
+from deadline._errors import BreakerOpen, DeadlineExceeded
 from deadline._events import emit
 from deadline._scope import Deadline, current, remaining
+from deadline._verdict import LEAST_FAIR, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable

@@ -17,8 +17,9 @@ import anyio
 import pytest
 
 from deadline import Breaker, BreakerOpen, DeadlineExceeded, current, deadline, fallback, subscribe
-from deadline._breaker import is_failure, opens
+from deadline._breaker import opens
 from deadline._elapsed import Elapsed
+from deadline._verdict import is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
