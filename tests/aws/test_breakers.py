@@ -11,8 +11,17 @@ import pytest
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from deadline import Breaker, BreakerOpen, DeadlineExceeded, InsufficientTime, aws, deadline, fallback
-from deadline.testing import FaultProxy, Stall
+from deadline import (
+    Breaker,
+    BreakerOpen,
+    DeadlineExceeded,
+    InsufficientTime,
+    LastGood,
+    aws,
+    deadline,
+    fallback,
+)
+from deadline.testing import Drip, FaultProxy, Stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +171,40 @@ async def test_the_abort_of_an_upload_goes_out_all_the_same(
     for _ in range(2):
         with pytest.raises(ClientError, match="NoSuchUpload|NoSuchBucket"):
             await client.abort_multipart_upload(Bucket="none", Key="none", UploadId="none")
+
+
+async def test_a_body_that_drips_is_answered_for(connect: Connect, fault_proxy: FaultProxy) -> None:
+    """Its head came at once; what counts is when it has been read. The last good body is given again."""
+    s3 = await connect("s3", url=fault_proxy.url)
+    await s3.create_bucket(Bucket="box")
+    await s3.put_object(Bucket="box", Key="key", Body=b"x" * 20_000)
+    kept = LastGood()
+
+    async def read() -> bytes:
+        answer = await s3.get_object(Bucket="box", Key="key")
+        body: bytes = await answer["Body"].read()
+        return body
+
+    assert (await fallback(read, cache=kept, within=5.0)).source == "call"
+    fault_proxy.add(Drip(1_000, every=0.2), where=lambda request: request.method == "GET")
+    started = time.monotonic()
+    async with deadline(5.0):
+        answer = await fallback(read, cache=kept, within=0.5)
+    assert 0.5 <= time.monotonic() - started < 0.8
+    assert (answer.source, len(answer.value)) == ("cache", 20_000)
+
+
+async def test_breakers_come_to_an_installed_client(connect: Connect, script: Script) -> None:
+    """Breakers may be added to what is installed already, one client at a time."""
+    client = await connect(url=script.url, retries=ONCE)
+    script.play(FAILS, FAILS)
+    with pytest.raises(ClientError):
+        await client.list_tables()
+    aws.install(client, breaker=functools.partial(Breaker, failures=1))
+    with pytest.raises(ClientError):
+        await client.list_tables()
+    with pytest.raises(BreakerOpen):
+        await client.list_tables()
 
 
 _install: Any = aws.install

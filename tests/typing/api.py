@@ -1,6 +1,7 @@
 """What a type checker makes of the public names: checked by mypy, never run."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import assert_type
 
 from deadline import (
@@ -75,6 +76,8 @@ def ambient() -> None:
     subscribe(lambda event: assert_type(event, Event))()
     assert_type(aws.install(Context()), Context)
     assert_type(aws.install(Context(), breaker=Breaker), Context)
+    aws.install(Context(), breaker=partial(Breaker, failures=3))
+    aws.install(Context(), breaker=Breaker("orders"))  # type: ignore[arg-type]
     with aws.limits(attempts=2, per_attempt=0.5, min_attempt=0):
         pass
 
