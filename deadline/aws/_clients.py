@@ -397,8 +397,7 @@ def cover(target: Any, breakers: Breakers | None) -> None:
     session = getattr(target, "_session", target)  # aioboto3's keeps aiobotocore's
     client = getattr(getattr(target, "meta", None), "client", target)  # a resource keeps its client
     if isinstance(session, AioSession):
-        if breakers is not None:  # those of a first time would stay
-            session.unregister("creating-client-class", unique_id="deadline-install")
+        session.unregister("creating-client-class", unique_id="deadline-install")  # it may say otherwise
         mix_in = functools.partial(_mix_in, breakers)
         session.register("creating-client-class", mix_in, unique_id="deadline-install")
         session.register(
@@ -415,5 +414,4 @@ def cover(target: Any, breakers: Breakers | None) -> None:
             kind = type(client)
             transfers = _managed(lambda name: getattr(kind, name, None))
             client.__class__ = type(kind.__name__, (DeadlineClient, kind), transfers)
-        if breakers is not None:
-            client.deadline_breakers = breakers  # type: ignore[attr-defined]  # the mixin's, by now
+        client.deadline_breakers = breakers  # type: ignore[attr-defined]  # the mixin's, by now

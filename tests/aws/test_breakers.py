@@ -143,12 +143,11 @@ async def test_a_call_without_useful_time_says_nothing(connect: Connect, script:
 
 
 async def test_clients_of_one_session_share_their_breakers(moto_server: MotoServer, script: Script) -> None:
-    """Those of a session that is installed without them keep those it had."""
+    """Those of the last `install`; one without them has none."""
     make, made = making(failures=1)
     session = get_session()
     aws.install(session)
     aws.install(session, breaker=make)
-    aws.install(session)
     script.play((503, "Unavailable"))
     async with (
         session.create_client("dynamodb", endpoint_url=script.url) as one,
@@ -160,6 +159,12 @@ async def test_clients_of_one_session_share_their_breakers(moto_server: MotoServ
         with pytest.raises(BreakerOpen):
             await two.list_tables()
         await elsewhere.list_tables()
+        aws.install(session)
+        script.play((503, "Unavailable"))
+        async with session.create_client("dynamodb", endpoint_url=script.url) as three:
+            with aws.limits(attempts=1), pytest.raises(ClientError):
+                await three.list_tables()
+            await three.list_tables()
     assert len([name for name in made if "ListTables" in name]) == 2
 
 
