@@ -110,7 +110,7 @@ async def test_an_outer_cut_does_not_count_an_attempt_given_up_does(
     fault_proxy.add(Stall())
     for client in (once, twice):
         with pytest.raises(DeadlineExceeded):
-            async with deadline(0.41):
+            async with deadline(0.8):
                 await client.list_tables()
     assert {breaker.state for breaker in made.values()} == {"closed"}
     assert sorted(breaker.state for breaker in made_too.values()) == ["closed", "open"]
