@@ -18,6 +18,7 @@ BENCHMARKS = (
     "section_sweep",
     "asgi",
     "checkpoint",
+    "breaker_cost",
     "aws_hook",
     "aws_faults",
     "handler",

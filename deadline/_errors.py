@@ -1,4 +1,4 @@
-"""What a deadline raises."""
+"""What deadlines and breakers raise."""
 
 from __future__ import annotations
 
@@ -104,3 +104,25 @@ class InsufficientTime(DeadlineExceeded):
     """
 
     __module__ = "deadline"
+
+
+class BreakerOpen(Exception):
+    """A call was refused at once, because its dependency is down as far as anybody knows.
+
+    Attributes:
+        breaker: The breaker's name.
+        retry_in: Seconds until it lets a probe through; 0.0 if one is on its way.
+    """
+
+    __module__ = "deadline"
+
+    def __init__(self, breaker: str, retry_in: float = 0.0) -> None:
+        super().__init__(breaker, retry_in)
+        self.breaker = breaker
+        self.retry_in = retry_in
+
+    def __str__(self) -> str:
+        when = (
+            f"open for another {self.retry_in:.3f} s" if self.retry_in else "half open, and its probe is out"
+        )
+        return f"breaker {self.breaker!r} is {when}: the call was not made"

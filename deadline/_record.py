@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
+    from deadline._breaker import Breaker, BreakerAccount
     from deadline._report import BatchReport, SectionReport, TaskReport
     from deadline._sighting import Position
 
@@ -47,6 +48,7 @@ class Record:
         steps: In the order in which they began.
         sections: What tells of each critical section, in the order in which they were entered.
         batches: What tells of each batch, in the order in which they were begun.
+        breakers: What tells of each breaker that did something out of the ordinary.
         left_behind: What could not be cleaned up, in words.
         blocked: The stack of what blocked the loop when it was interrupted, outermost first.
     """
@@ -57,6 +59,7 @@ class Record:
         "_sighting",
         "batches",
         "blocked",
+        "breakers",
         "left_behind",
         "sections",
         "steps",
@@ -67,6 +70,7 @@ class Record:
         self.steps = new_steps()
         self.sections: list[Callable[[], SectionReport]] = []
         self.batches: list[Callable[[], BatchReport]] = []
+        self.breakers: dict[Breaker, BreakerAccount] = {}
         self._forgettable: WeakSet[Closable] = WeakSet()
         self._held: list[Closable] = []
         self.left_behind: list[str] = []
@@ -164,6 +168,7 @@ class Record:
             steps=tuple(step.report(entered, now) for step in tuple(self.steps)),
             sections=tuple(section() for section in tuple(self.sections)),
             batches=tuple(batch() for batch in tuple(self.batches)),
+            breakers=tuple(account.report(entered) for account in tuple(self.breakers.values())),
             left_running=left_running,
             left_behind=tuple(self.left_behind),
             blocked=tuple(map(locate, self.blocked)),

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deadline._breaker import BreakerReport  # loaded with the first breaker
+
 Outcome: TypeAlias = Literal["not sent", "unknown", "answered"]
 Effect: TypeAlias = Literal["done", "not done", "unknown"]
 Fate: TypeAlias = Literal["done", "not done", "unknown", "undone", "undo failed", "running"]
@@ -178,11 +180,13 @@ class Report(NamedTuple):
         steps: In the order in which they began; the newest 10,000 at the most.
         sections: The critical sections, in the order in which they were entered.
         batches: What `each` worked off, in the order in which they were begun.
+        breakers: The breakers that changed their state or refused a call, in the order in which they first
+            did.
         left_running: Tasks that the block started and that are not done: a deadline does not touch
             them, they may belong to others.
         left_behind: What a cut left at a service and could not clean up, in words.
-        blocked: Where the loop was blocked when it was interrupted, the task's outermost coroutine first, 50
-            frames at the most; empty if it was not.
+        blocked: Where the loop was blocked when it was interrupted, the task's outermost coroutine first,
+            50 frames at the most; empty if it was not.
     """
 
     name: str | None = None
@@ -193,6 +197,7 @@ class Report(NamedTuple):
     steps: tuple[StepReport, ...] = ()
     sections: tuple[SectionReport, ...] = ()
     batches: tuple[BatchReport, ...] = ()
+    breakers: tuple[BreakerReport, ...] = ()
     left_running: tuple[TaskReport, ...] = ()
     left_behind: tuple[str, ...] = ()
     blocked: tuple[Await, ...] = ()
@@ -248,7 +253,7 @@ def _render(report: Report, width: int) -> Iterator[str]:
     yield _fit(_fit(name, max(20, width - len(times))) + times, width)
     if report.steps:
         yield from _render_steps(report, width)
-    for told in (*report.sections, *report.batches):
+    for told in (*report.sections, *report.batches, *report.breakers):
         yield _fit(f"  {told}", width)
     for what in report.left_behind:
         yield _fit(f"  left behind: {what}", width)

@@ -219,3 +219,24 @@ def test_a_prime_is_found_over_several_invocations() -> None:
     *partial, done = loop.splitlines()
     assert partial
     assert done.strip() == "{'status': 'done', 'position': 4000, 'prime': 37813}"
+
+
+def test_a_dead_table_costs_nothing_once_its_breaker_is_open() -> None:
+    """Without one every invocation waits; with one three do, and a probe finds it when it is back."""
+    _, answers, *dead, back = run("breaker.py").splitlines()
+    before, after = zip(*[(line[40:56].split(), line[56:].split()) for line in dead], strict=True)
+    assert [(source, float(seconds) >= 0.4) for seconds, source in before] == [("default", True)] * 6
+    assert [float(seconds) >= 0.4 for seconds, _ in after] == [True] * 3 + [False] * 3
+    assert all(float(seconds) < 0.02 for seconds, _ in after[3:])
+    assert [line.split()[-1] for line in (answers, back)] == ["call", "call"]
+
+
+def test_a_home_page_with_dead_parts_is_there_in_time() -> None:
+    """All fifty parts are answered, whoever is dead; on the second visit the dead are not asked."""
+    first, second, third = [line[28:].split() for line in run("home_page.py").splitlines()[1:]]
+    assert " ".join(first[2:6]) == "49 call, 1 default"
+    for visit in (second, third):
+        assert " ".join(visit[2:8]) == "4 cache, 45 call, 1 default"
+    assert float(second[0]) < 0.3
+    assert float(third[0]) < 0.2
+    assert (second[-1], third[-1]) == ("4", "0")

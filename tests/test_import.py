@@ -38,7 +38,7 @@ def test_importing_loads_no_sdk() -> None:
     unwanted = {
         "aiobotocore", "aioboto3", "aiohttp", "boto3", "botocore", "h11", "hypothesis", "moto", "pytest",
         "awslambdaric", "click", "rich", "uvloop", "unittest", "deadline.aws", "deadline.testing",
-        "deadline.asgi", "deadline._cli",
+        "deadline.asgi", "deadline._cli", "deadline._breaker", "deadline._each", "deadline._fallback",
     }  # fmt: skip
     assert unwanted.isdisjoint(loaded)
     assert "deadline._scope" in loaded
@@ -55,10 +55,39 @@ def test_importing_changes_nothing() -> None:
     assert run(f"{code}print(before == {looks})") == "True"
 
 
+@pytest.mark.slow
+def test_what_is_loaded_later_is_there() -> None:
+    """By name, by attribute, by `*` and in `dir`; asking for what is not there loads nothing."""
+    code = """
+import sys
+import deadline
+assert not hasattr(deadline, "nothing") and "deadline._breaker" not in sys.modules
+assert set(deadline.__all__) <= set(dir(deadline)) and "deadline._breaker" not in sys.modules
+from deadline import Breaker
+assert deadline.Breaker is Breaker and "Breaker" in vars(deadline)
+package = deadline
+from deadline import *
+assert each is package.each and fallback.__module__ == "deadline._fallback"
+assert {"__version__", "Breaker", "each"} <= set(dir(package))
+from deadline import aws
+print(aws.__name__)
+"""
+    assert run(code) == "deadline.aws"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    """In the words of any other module."""
+    with pytest.raises(AttributeError, match="module 'deadline' has no attribute 'nothing'"):
+        package.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
 PASS_THROUGH = """
 import asyncio, math
 import deadline as package
-from deadline import DeadlineExceeded, current, deadline, remaining, step, subscribe
+from deadline import Breaker, DeadlineExceeded, current, deadline, fallback, remaining, step, subscribe
+
+async def slow():
+    await asyncio.sleep(0.003)
 
 async def main():
     told = []
@@ -74,6 +103,15 @@ async def main():
         assert (dl.soft, dl.hard, dl.margin, dl.overran, dl.expired) == (math.inf, math.inf, 0, 0, False)
         assert repr(dl) == "<Deadline 'off' disabled>"
     assert not dl.expired and dl.remaining() == math.inf
+    breaker = Breaker("orders", failures=1)
+    for _ in range(3):
+        try:
+            with breaker:
+                raise KeyError
+        except KeyError:
+            assert breaker.state == "closed"
+    async with deadline(5):
+        assert (await fallback(slow, default="default", within=0.001)).source == "call"
     try:
         async with deadline(0):
             raise KeyError
@@ -121,11 +159,13 @@ def test_arguments_are_checked_although_disabled() -> None:
 
 
 def _defined() -> set[str]:
-    """Public names in the package's namespace that are no submodules."""
+    """Public names in the package's namespace that are no submodules, once all are loaded."""
+    for name in package.__all__:
+        getattr(package, name)
     return {
         name
         for name, value in vars(package).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
+        if not name.startswith("_") and not inspect.ismodule(value) and name not in {"TYPE_CHECKING", "later"}
     }
 
 

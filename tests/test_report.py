@@ -441,8 +441,8 @@ async def test_to_dict_and_json() -> None:
     assert plain["tasks"][1]["name"] == "eu-west-1"
     assert plain["tasks"][1]["awaiting"][-1]["function"] == "sleep"
     assert set(plain) == {
-        "name", "allowed", "elapsed", "margin", "tasks", "steps", "sections", "batches", "left_running",
-        "left_behind", "blocked", "done", "pending",
+        "name", "allowed", "elapsed", "margin", "tasks", "steps", "sections", "batches", "breakers",
+        "left_running", "left_behind", "blocked", "done", "pending",
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Importing it loads no SDK; `install` does. `Resume` is loaded by those who use i
 
 from typing import TYPE_CHECKING
 
+from deadline._later import later
 from deadline.aws._batch_sources import batch_response, message_group
 from deadline.aws._callers import Caller, caller, caller_left, callers
 from deadline.aws._handler import handler
@@ -34,11 +35,8 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # to a type checker every name would be there
+    __getattr__ = later(__name__, {"Resume": "._resume", "ResumeError": "._envelope"})
 
-    def __getattr__(name):  # noqa: ANN001, ANN202
-        if name not in {"Resume", "ResumeError"}:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from deadline.aws import _envelope, _resume  # noqa: PLC0415  # who resumes nothing loads nothing
 
-        globals().update(Resume=_resume.Resume, ResumeError=_envelope.ResumeError)
-        return globals()[name]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

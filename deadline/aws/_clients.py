@@ -38,6 +38,7 @@ from deadline._scope import current
 from deadline._section import calls_of_step
 from deadline._sighting import Call, calls
 from deadline.aws._attempts import Limits, attempt_limit, attempts_left, backoff, fits
+from deadline.aws._breakers import watched
 from deadline.aws._client_context import tell
 from deadline.aws._limits import current_limits
 from deadline.aws._transfers import METHODS, current_transfer, managed
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from deadline._scope import Deadline
+    from deadline.aws._breakers import Breakers
 
 _NO_LIMITS: Final = Limits()
 
@@ -123,7 +125,7 @@ def _modeled(client: Any, parsed: dict[str, Any], operation: str) -> BaseExcepti
 def _begun(client: Any, operation: str, params: dict[str, Any]) -> AwsCall | None:
     """The account of a call, if anybody wants one: a deadline, limits, or a step of a critical section."""
     dl, limits, of_step = current(), current_limits(), calls_of_step()
-    if dl is None and limits is None and of_step is None:
+    if dl is None and limits is None and of_step is None and client.deadline_breakers is None:
         return None
     call = AwsCall(client, operation, params, dl, limits or _NO_LIMITS)
     if of_step is not None:
@@ -133,6 +135,8 @@ def _begun(client: Any, operation: str, params: dict[str, Any]) -> AwsCall | Non
 
 class DeadlineClient:
     """Mixed into a client's class, before the SDK's own."""
+
+    deadline_breakers: Breakers | None = None
 
     async def _make_api_call(self, operation_name: str, api_params: Any) -> Any:
         make: Callable[..., Awaitable[Any]] = super()._make_api_call  # type: ignore[misc]
@@ -148,7 +152,8 @@ class DeadlineClient:
         around = calls.get(task)
         calls[task] = call
         try:
-            answer = await make(operation_name, api_params)
+            with watched(self, self.deadline_breakers, call):
+                answer = await make(operation_name, api_params)
         except Exception as error:
             if isinstance(error, DeadlineExceeded | AttemptTimeoutError):
                 _forget_identity(api_params)
@@ -380,9 +385,11 @@ def _wire(client: Any) -> None:
         events.register(f"needs-retry.{service}", Gate(known["handler"]), unique_id=unique_id)
 
 
-def _mix_in(base_classes: list[type], class_attributes: dict[str, Any], **_: Any) -> None:
+def _mix_in(
+    breakers: Breakers | None, base_classes: list[type], class_attributes: dict[str, Any], **_: Any
+) -> None:
     base_classes.insert(0, DeadlineClient)
-    class_attributes.update(_managed(class_attributes.get))
+    class_attributes.update(_managed(class_attributes.get), deadline_breakers=breakers)
 
 
 def _mix_in_table(base_classes: list[type], **_: Any) -> None:
@@ -397,12 +404,14 @@ def _managed(attribute: Callable[[str], Any]) -> dict[str, Any]:
     return {name: managed(method) for name, method in methods.items() if method is not None}
 
 
-def cover(target: Any) -> None:
+def cover(target: Any, breakers: Breakers | None) -> None:
     """Cover a session's future clients, or one client or resource."""
     session = getattr(target, "_session", target)  # aioboto3's keeps aiobotocore's
     client = getattr(getattr(target, "meta", None), "client", target)  # a resource keeps its client
     if isinstance(session, AioSession):
-        session.register("creating-client-class", _mix_in, unique_id="deadline-install")
+        session.unregister("creating-client-class", unique_id="deadline-install")  # it may say otherwise
+        mix_in = functools.partial(_mix_in, breakers)
+        session.register("creating-client-class", mix_in, unique_id="deadline-install")
         session.register(
             "creating-resource-class.dynamodb.Table", _mix_in_table, unique_id="deadline-install-table"
         )
@@ -412,7 +421,9 @@ def cover(target: Any) -> None:
             f"{target!r} ({type(target).__name__}); write aws.install(aioboto3.Session()), or "
             "`async with session.client('s3') as s3: aws.install(s3)`; boto3 itself blocks the loop"
         )
-    elif not isinstance(client, DeadlineClient):
-        kind = type(client)
-        transfers = _managed(lambda name: getattr(kind, name, None))
-        client.__class__ = type(kind.__name__, (DeadlineClient, kind), transfers)
+    else:
+        if not isinstance(client, DeadlineClient):
+            kind = type(client)
+            transfers = _managed(lambda name: getattr(kind, name, None))
+            client.__class__ = type(kind.__name__, (DeadlineClient, kind), transfers)
+        client.deadline_breakers = breakers  # type: ignore[attr-defined]  # the mixin's, by now

@@ -66,9 +66,9 @@ class Hop(Generic[State]):
             known = caller(self.event)
             if known is not None and known.waits:
                 self.fail(
-                    f"the caller ({known.title}) waits for the answer, which would be that the work goes on, and never the "
-                    'result; use Resume(..., to="return"), or have the caller invoke asynchronously; with '
-                    "force=True it goes on all the same"
+                    f"the caller ({known.title}) waits for the answer, which would be that the work goes "
+                    'on, and never the result; use Resume(..., to="return"), or have the caller invoke '
+                    "asynchronously; with force=True it goes on all the same"
                 )
         try:
             event = json.dumps(self.event, allow_nan=False).encode()

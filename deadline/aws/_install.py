@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deadline._breaker import Breaker
 
 Target = TypeVar("Target")
 
 
-def install(session_or_client: Target) -> Target:
+def install(session_or_client: Target, *, breaker: Callable[[str], Breaker] | None = None) -> Target:
     """Make AWS calls obey the current deadline.
 
     Inside of a deadline, every call ends at its soft instant, retries and backoff included; each attempt but
@@ -17,21 +22,27 @@ def install(session_or_client: Target) -> Target:
 
     Args:
         session_or_client: An aioboto3 or aiobotocore session: every client and resource made from it
-            *from now on* is covered. Or one client or resource that exists already. Twice does no harm.
+            *from now on* is covered. Or one client or resource that exists already. Twice does no harm;
+            the last `breaker` holds.
+        breaker: Makes a breaker from its name, for each endpoint and operation that is called: `Breaker`, or
+            `functools.partial(Breaker, failures=3)`. A call whose breaker is open is not sent, with a
+            deadline or without: `BreakerOpen`. One call counts once, its attempts included; a call that is
+            cut is judged by its last attempt that came to an end. Default: no breakers.
 
     Returns:
         What it was given.
 
     Raises:
         ImportError: Neither aioboto3 nor aiobotocore is installed.
-        TypeError: It is something else; the message says what to pass.
+        TypeError: It is something else, or `breaker` makes none; the message says what to pass.
     """
     try:
+        from deadline.aws._breakers import Breakers  # noqa: PLC0415  # loaded by the next one anyway
         from deadline.aws._clients import cover  # noqa: PLC0415  # a handler without clients needs no SDK
     except ImportError as error:
         raise ImportError(
             'aws.install() needs the SDK: pip install "asyncio-deadline[aws]" for aioboto3, or '
             '"asyncio-deadline[aiobotocore]" for aiobotocore alone'
         ) from error
-    cover(session_or_client)
+    cover(session_or_client, None if breaker is None else Breakers(breaker))
     return session_or_client

@@ -1,18 +1,26 @@
 """What a type checker makes of the public names: checked by mypy, never run."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import assert_type
 
 from deadline import (
+    Answer,
+    Batch,
+    Breaker,
+    BreakerOpen,
     Deadline,
     DeadlineExceeded,
     Event,
     InsufficientTime,
+    LastGood,
     Report,
     aws,
     current,
     deadline,
     deadline_header,
+    each,
+    fallback,
     remaining,
     step,
     subscribe,
@@ -68,6 +76,9 @@ def ambient() -> None:
         pass
     subscribe(lambda event: assert_type(event, Event))()
     assert_type(aws.install(Context()), Context)
+    assert_type(aws.install(Context(), breaker=Breaker), Context)
+    aws.install(Context(), breaker=partial(Breaker, failures=3))
+    aws.install(Context(), breaker=Breaker("orders"))  # type: ignore[arg-type]
     with aws.limits(attempts=2, per_attempt=0.5, min_attempt=0):
         pass
 
@@ -85,3 +96,25 @@ async def callers(event: object, context: Context) -> None:
     aws.handler(caller_limit="auto")
     aws.handler(caller_limit=60.0)
     aws.handler(caller_limit=None)
+
+
+async def answers(breaker: Breaker, kept: LastGood, refused: BreakerOpen) -> None:
+    """A decorator that keeps the signature; answers of the call's type, or the default's."""
+
+    @breaker
+    async def fetch(user: str, *, times: int = 1) -> int:
+        """Something."""
+        return len(user) * times
+
+    assert_type(await fetch("ann", times=2), int)
+    await fetch(1)  # type: ignore[arg-type]
+    assert_type(await fallback(lambda: fetch("ann")), Answer[int])
+    assert_type(await fallback(lambda: fetch("ann"), default=None), Answer[int | None])
+    assert_type(await fallback(lambda: fetch("ann"), default=list[str]), Answer[int | list[str]])
+    answer = await fallback(lambda: fetch("ann"), key="ann", cache=kept, default="", within="30%")
+    assert_type(answer.value, int | str)
+    assert_type(answer.age, float | None)
+    assert_type(breaker.state, str)
+    assert_type(refused.retry_in, float)
+    Breaker("orders", window=timedelta(minutes=1), counts=lambda error: not isinstance(error, LookupError))
+    assert_type(await each(fetch, ["ann"]), Batch[str, int])

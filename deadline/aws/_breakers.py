@@ -1,0 +1,83 @@
+"""A breaker for each endpoint and operation of installed clients.
+
+One for a whole service would be opened by one throttled table operation, or kept closed by the many that do
+well.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, final
+from urllib.parse import urlsplit
+
+from deadline._breaker import Breaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from deadline._sighting import Call
+
+
+@final
+class Breakers:
+    """The breakers of the clients of one session.
+
+    Args:
+        make: Makes one from its name.
+
+    Raises:
+        TypeError: It does not.
+    """
+
+    def __init__(self, make: Callable[[str], Breaker]) -> None:
+        self._make = make
+        self._made: dict[tuple[str, str], Breaker] = {}
+        if isinstance(make, Breaker) or not callable(make) or not isinstance(make("deadline"), Breaker):
+            raise TypeError(
+                f"breaker: expected what makes a breaker from its name, got {make!r}; write "
+                "breaker=Breaker, or breaker=functools.partial(Breaker, failures=3)"
+            )
+
+    def of(self, client: Any, operation: str) -> Breaker:
+        """The breaker for an operation at a client's endpoint."""
+        key = client.meta.endpoint_url, operation
+        breaker = self._made.get(key)
+        if breaker is None:
+            name = f"{client.meta.service_model.service_name}.{operation} {urlsplit(key[0]).netloc}"
+            breaker = self._made[key] = self._make(name)
+        return breaker
+
+
+def watched(client: Any, breakers: Breakers | None, call: Call) -> AbstractContextManager[None]:
+    """The block in which a client makes a call, through its breaker if it has one."""
+    if breakers is None or call.operation in NOT_WATCHED:
+        return _PLAIN
+    return _Watched(breakers.of(client, call.operation), call)
+
+
+NOT_WATCHED = frozenset({"AbortMultipartUpload"})
+"""What cleans up after a cut goes out whatever state its service is in."""
+
+_PLAIN = nullcontext()
+
+
+class _Watched:
+    """A call through its breaker. A call that is cut speaks by its last attempt that came to an end."""
+
+    def __init__(self, breaker: Breaker, call: Call) -> None:
+        self._breaker = breaker
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._breaker.__enter__()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, CancelledError) and self._call.error is not None:
+            self._breaker.leave(well=not self._breaker.counts(self._call.error()))  # type: ignore[arg-type]
+        else:
+            self._breaker.__exit__(exc_type, exc, traceback)
