@@ -17,7 +17,7 @@ from typing import Any, Final, Self, final
 
 from . import _platform_log as lines
 from ._environment import Answer, Environment
-from ._extras import missing
+from deadline._extras import missing
 from ._invocation import TIMED_OUT, FunctionError, Invocation, Request
 from ._platform_log import Phase, PlatformLog
 from ._runtime_api import RuntimeApi
@@ -87,7 +87,7 @@ class Emulator:
                 f"the emulator needs Linux, as Lambda's runtime client does; this is {sys.platform}"
             )
         if importlib.util.find_spec("awslambdaric") is None:
-            raise missing("awslambdaric")
+            raise missing("awslambdaric", "testing")
         self._path = _checked_path(path)
         self._handler = _checked_handler(handler, self._path)
         self._timeout = _checked_limit("timeout", timeout)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar, final
 
 from ._emulator import Emulator, checked_count
-from ._extras import missing
+from deadline._extras import missing
 from ._invocation import Invocation
 from ._seconds import checked_seconds
 
@@ -248,7 +248,7 @@ class _Queue:
         try:
             import boto3  # noqa: PLC0415
         except ImportError as error:
-            raise missing("boto3") from error
+            raise missing("boto3", "testing") from error
         address = urllib.parse.urlsplit(url)
         if not (address.scheme and address.netloc):
             raise ValueError(f"queue_url must be a queue's URL, as create_queue answers it, not {url!r}")
