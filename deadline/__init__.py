@@ -10,6 +10,7 @@ from deadline._events import Event, subscribe
 from deadline._report import Report
 from deadline._scope import Deadline, current, deadline, remaining
 from deadline._section import Section, critical, step
+from deadline._travel import deadline_header
 
 __all__ = [
     "Batch",
@@ -22,6 +23,7 @@ __all__ = [
     "critical",
     "current",
     "deadline",
+    "deadline_header",
     "each",
     "remaining",
     "step",

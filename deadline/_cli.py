@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
 from . import __version__
+from .aws import Caller, caller, callers
 from .testing import Emulator, Invocation
 
 try:
@@ -70,6 +71,48 @@ def run(
     if count > 1:
         click.echo(summary(results))
     sys.exit(exit_code(results))
+
+
+@main.command("callers")
+@click.option("--event", type=click.File("rb"), metavar="FILE", help="Only the source of this event; JSON.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def print_callers(*, event: IO[bytes] | None, as_json: bool) -> None:
+    """Print what is known of those who call functions: how long they wait, since when, what an error means.
+
+    Exit code: 0, 1 if the event is from no known source, 2 usage.
+    """
+    known: Sequence[Caller] = callers
+    if event is not None:
+        source = caller(_event(event))
+        known = [] if source is None else [source]
+    if as_json:
+        click.echo(json.dumps([as_data(one) for one in known], indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n\n".join(map(description, known)) or "no known source looks like this")
+    sys.exit(0 if known else 1)
+
+
+def as_data(known: Caller) -> dict[str, Any]:
+    """Return what is known of a source as JSON has it."""
+    return {name: value for name, value in known._asdict().items() if name not in {"matches", "started"}}
+
+
+def description(known: Caller) -> str:
+    """Return what is known of a source, in lines."""
+    waits = {
+        True: "waits for the answer",
+        False: "does not wait for the answer",
+        None: "may wait for the answer",
+    }
+    limit = "" if known.limit is None else f", {known.limit:g} s"
+    lines = [
+        f"{known.name:<14}{known.title}",
+        f"{waits[known.waits]}{limit}" + (f": {known.note}" if known.note else ""),
+        f"its clock: {known.start}",
+        f"an error: {known.on_error}",
+        f"{known.source} ({known.checked or 'not compared'})",
+    ]
+    return f"\n{'':<14}".join(lines)
 
 
 def outcome(result: Invocation) -> str:

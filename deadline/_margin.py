@@ -11,6 +11,11 @@
 
 The shares overlap on purpose: each says how long its owner may go on at the most. What the owner
 leaves goes to the next.
+
+Somebody may wait for the answer who gives up before the hard end. Then there are two such divisions of the
+same rule, one of the time until that caller goes and one of the time until the hard end. Whatever the answer
+has to wait for goes by the first: unwinding, an open section, mitigation, the response. What needs nobody to
+be there goes by the second: undoing, notices, the helper.
 """
 
 import math
@@ -22,6 +27,12 @@ SECTION = 1 / 2
 UNDO = 3 / 4
 RESPONSE = 1 / 20
 RESPONSE_AT_LEAST = 0.020
+
+OF_CALLER = 1 / 2
+"""The most of a caller's time that a margin may take, however long it is."""
+
+CALLER_AT_LEAST = 0.25
+"""Seconds that a caller's clock leaves at the least: one that says less is more likely to be wrong."""
 
 
 class Shares(NamedTuple):
@@ -59,3 +70,18 @@ def shares(soft: float, hard: float) -> Shares:
         undo=min(soft + margin * UNDO, mitigation),
         mitigation=mitigation,
     )
+
+
+def for_caller(margin: float, left: float, limit: float, margin_of_caller: float) -> float:
+    """The margin before the hard end that also ends in time for a caller.
+
+    Args:
+        margin: Seconds to keep before the hard end.
+        left: Seconds until the hard end, finite.
+        limit: Seconds until the caller gives up.
+        margin_of_caller: Seconds to keep before that.
+
+    Returns:
+        Seconds from soft to hard, `margin` or more.
+    """
+    return max(margin, left - limit + min(margin_of_caller, limit * OF_CALLER))

@@ -71,6 +71,7 @@ def deadline(
     source: _source.Source,
     *,
     margin: float | timedelta | None = None,
+    caller_limit: float | timedelta | None = None,
     name: str | None = None,
     error: type[DeadlineExceeded] = DeadlineExceeded,
     interrupt: bool = False,
@@ -90,6 +91,10 @@ def deadline(
             the runtime client's answer is up to 1 ms too large.
         margin: Seconds kept back between soft and hard. Not negative. Default: 1.0 for a Lambda context, at
             most half of what is left; otherwise 0.
+        caller_limit: Seconds, counted from entry, until whoever waits for the answer gives up
+            (`aws.caller_left(event)` knows). The soft instant and `grace` end in time for that, with at most
+            half of it as the margin; the hard instant stays, so that undoing and notices keep their time.
+            Default: nobody is known to wait.
         name: For messages, logs and the report.
         error: What to raise, a subclass of `DeadlineExceeded`; it is called with the message alone.
         interrupt: Interrupt also what blocks the loop past the soft instant, by SIGALRM, in the main
@@ -102,7 +107,9 @@ def deadline(
         RuntimeError: On entry, outside of a task on an asyncio event loop.
     """
     check_name_and_error(name, error)
-    return Deadline(_source.checked(source), _source.checked_margin(margin), name, error, interrupt=interrupt)
+    limit = _source.checked_caller_limit(caller_limit)
+    ends = _source.bounded(_source.checked(source), _source.checked_margin(margin), limit)
+    return Deadline(*ends, name, error, interrupt=interrupt)
 
 
 def check_name_and_error(name: str | None, error: type[DeadlineExceeded]) -> None:
@@ -174,7 +181,7 @@ class Deadline:
     def __init__(
         self,
         source: _source.Checked,
-        margin: float | _source.DefaultMargin,
+        margin: _source.Margin,
         name: str | None,
         error: type[DeadlineExceeded],
         *,
@@ -201,6 +208,13 @@ class Deadline:
     def margin(self) -> float:
         """Seconds between soft and hard; 0.0 without a limit."""
         return 0.0 if math.isinf(self.hard) else self.hard - self.soft
+
+    @property
+    def answer_by(self) -> float:
+        """When whoever waits for the answer gives up; at the latest, and if nobody does, `hard`."""
+        if isinstance(self._margin, _source.CallerMargin):
+            return min(self.hard, self._entered + self._margin.limit)
+        return self.hard
 
     @property
     def expired(self) -> bool:
@@ -360,7 +374,7 @@ class Deadline:
     @property
     def spared(self) -> tuple[float, float]:
         """The margin, from soft on."""
-        return self.soft, self.margin or ASSUMED
+        return self.soft, (self.margin and self.answer_by - self.soft) or ASSUMED
 
     def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
         """Remember it, on the deadline that owns the expiry: the interrupt may be lost on its way."""
@@ -447,7 +461,7 @@ class Deadline:
             for resource in record.resources():
                 around.close_on_cut(resource)
 
-    def _exceeded(self, now: float, *, started: bool = True) -> DeadlineExceeded:
+    def _exceeded(self, now: float, *, started: bool = True, tell: bool = True) -> DeadlineExceeded:
         allowed = self.soft - self._entered
         name = f"deadline {self.name!r}" if self.name else "deadline"
         kept = f" with a margin of {self.margin:.3f} s" if self.margin else ""
@@ -456,6 +470,18 @@ class Deadline:
         else:
             left = max(0.0, self.hard - self._entered)
             message = f"{name} exceeded before it began: {left:.3f} s left{kept}, so the body did not run"
+        if tell:
+            self._tell(now, allowed, started=started)
+        try:
+            return self._filled(_built(self._error, message), now, started=started)
+        except Exception as error:  # noqa: BLE001  # a user's class may do anything, and the cut must not be lost
+            plain = DeadlineExceeded(message)
+            plain.add_note(
+                f"error={self._error.__name__} could not be built from the message alone: {error!r}"
+            )
+            return self._filled(plain, now, started=started)
+
+    def _tell(self, now: float, allowed: float, *, started: bool) -> None:
         blocked = self.record().blocked_in()
         if blocked is not None:
             emit("deadline.interrupted", logging.WARNING, deadline=self.name, blocked=blocked)
@@ -468,14 +494,6 @@ class Deadline:
             elapsed=now - self._entered,
             margin=self.margin,
         )
-        try:
-            return self._filled(_built(self._error, message), now, started=started)
-        except Exception as error:  # noqa: BLE001  # a user's class may do anything, and the cut must not be lost
-            plain = DeadlineExceeded(message)
-            plain.add_note(
-                f"error={self._error.__name__} could not be built from the message alone: {error!r}"
-            )
-            return self._filled(plain, now, started=started)
 
     def _filled(self, error: DeadlineExceeded, now: float, *, started: bool = True) -> DeadlineExceeded:
         """Set an error's attributes to what is true of this deadline at `now`."""
@@ -500,6 +518,13 @@ class Deadline:
         error = InsufficientTime(f"{message}: {least.remaining():.3f} s left{name}")
         least._filled(error, self._clock.now())
         return error
+
+    def account(self) -> DeadlineExceeded:
+        """What the edge of a cut block will raise; for the code that answers while it is being undone."""
+        self.record().look(self._task, self.covers, self._clock.now, math.inf)
+        exceeded = self._exceeded(self._clock.now(), tell=False)
+        exceeded.report  # noqa: B018  # made now
+        return exceeded
 
     async def give_up(self) -> DeadlineExceeded:
         """Go on without a block that was cut and does not end; for the code that leaves it behind.
@@ -542,7 +567,7 @@ class Deadline:
     def _grace(self, reserve: float) -> Deadline:
         name = f"{self.name} grace" if self.name else "grace"
         return Deadline(
-            _source.Instant(self.hard),
+            _source.Instant(self.answer_by),
             _source.checked_margin(reserve, "reserve"),
             name,
             DeadlineExceeded,
@@ -580,6 +605,10 @@ class Deadline:
         """Who gets which share of the margin, or of what was left of it on entry."""
         return shares(max(self.unheld_soft, self._entered), self.hard)
 
+    def answering(self) -> Shares:
+        """The same of the time until whoever waits for the answer gives up."""
+        return shares(max(self.unheld_soft, self._entered), self.answer_by)
+
     @property
     def unheld_soft(self) -> float:
         """When the block would be cut without critical sections."""
@@ -595,7 +624,7 @@ class Deadline:
         for dl in held:
             if not dl._holds:
                 dl._unheld = dl.soft
-                dl._move(dl.shares().section)
+                dl._move(dl.answering().section)
             dl._holds += 1
         return held
 

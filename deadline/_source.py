@@ -11,6 +11,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
+from deadline._margin import OF_CALLER, for_caller
+
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from typing import TypeGuard
@@ -74,6 +76,59 @@ class DefaultMargin(NamedTuple):
 DEFAULT_MARGIN: Final = DefaultMargin(1.0, 1 / 2)
 """The second that handlers in the field keep (T. Sallai, "How to handle timeouts in Lambda functions", 2020,
 races `remaining - 1000`)."""
+
+ANSWER_MARGIN: Final = DefaultMargin(0.5, 1 / 4, anywhere=True)
+"""For what answers a request: smaller than a scope's, so that an inner `deadline(context)` comes first and is
+the one that acts."""
+
+
+class CallerMargin(NamedTuple):
+    """The margin of a deadline whose source outlives somebody who waits for the answer.
+
+    Attributes:
+        margin: As it would be without.
+        limit: Seconds from entry until the caller gives up.
+    """
+
+    margin: float | DefaultMargin
+    limit: float
+
+    def of(self, source: Checked, left: float) -> float:
+        """The margin for a source that ends in `left` seconds."""
+        if left == math.inf:  # a context that never ends: Lambda has none
+            return 0.0
+        margin, of_caller = (
+            (self.margin, self.margin)
+            if isinstance(self.margin, float)
+            else (self.margin.of(source, left), self.margin.of(source, self.limit))
+        )
+        return for_caller(margin, left, self.limit, of_caller)
+
+
+Margin: TypeAlias = "float | DefaultMargin | CallerMargin"
+
+
+def bounded(source: Checked, margin: float | DefaultMargin, limit: float) -> tuple[Checked, Margin]:
+    """A source and a margin with which the answer also comes before the caller gives up, in `limit` seconds.
+
+    Without a hard end the caller's is taken for it.
+    """
+    if limit == math.inf:
+        return source, margin
+    if source == math.inf:
+        return limit, min(margin, limit * OF_CALLER) if isinstance(margin, float) else margin
+    return source, CallerMargin(margin, limit)
+
+
+def checked_caller_limit(value: float | timedelta | None) -> float:
+    """Check seconds that a caller waits, counted from entry; `None` is `inf`."""
+    if value == "auto":
+        raise ValueError(
+            'caller_limit: "auto" needs the event, which aws.handler has; write '
+            "deadline(context, caller_limit=aws.caller_left(event))"
+        )
+    return math.inf if value is None else seconds(value, "caller_limit")
+
 
 # Two readings of one context differ by the milliseconds' rounding and by whatever the machine did in
 # between; a reading further off than this is another invocation, or a clock that was set.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from deadline.audit._callers import callers
+from deadline.aws import callers
 from deadline.audit._machines import tasks
 from deadline.audit._template import MACHINES, _get
 from deadline.audit._world import CannotTell, described, is_known, named

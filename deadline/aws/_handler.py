@@ -7,16 +7,20 @@ import contextvars
 import functools
 import inspect
 import logging
+import math
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, overload
 
 from deadline import _scope
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit, logger
 from deadline._interrupt import alarm
 from deadline._scope import check_name_and_error
-from deadline._source import DefaultMargin, checked_margin, seconds
+from deadline._source import ANSWER_MARGIN, DefaultMargin, checked_margin, seconds
+from deadline._travel import received
+from deadline.aws._callers import caller_left, headers_of
+from deadline.aws._early_answer import post_early
 from deadline.aws._environment import Lifespan, environment, replace_environment
 from deadline.aws._failure import full_traceback, told
 from deadline.aws._invocation import Invocation, Outcome
@@ -35,9 +39,6 @@ Context_contra = TypeVar("Context_contra", contravariant=True)
 Response_co = TypeVar("Response_co", covariant=True)
 Resources = TypeVar("Resources")
 Mitigation = TypeVar("Mitigation", bound="Callable[..., Awaitable[Any]]")
-
-DEFAULT_MARGIN: Final = DefaultMargin(0.5, 1 / 4, anywhere=True)
-"""Smaller than a scope's, so that an inner `deadline(context)` comes first and is the one that acts."""
 
 _UNSET: Final[Any] = object()
 
@@ -83,6 +84,7 @@ class Plan:
     """What a handler was made with.
 
     Attributes:
+        caller_limit: As `handler` was given it.
         outside: The context of the import, in which the lifespan's task runs.
         mitigation: What was registered with `on_exceeded`.
         interrupt: Whether what blocks the loop is interrupted.
@@ -97,6 +99,7 @@ class Plan:
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
     interrupt: bool = True
     recycle: bool = False
+    caller_limit: float | Literal["auto"] | None = "auto"
     notifier: Notifier | None = None
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Awaitable[Any]] | None = None
@@ -106,7 +109,9 @@ class Plan:
         """An invocation by Lambda, on this process's loop."""
         if _scope.DISABLED:
             return environment().run(self._plainly(event, context, self.resources))
-        invocation = Invocation(self, event, context, self.resources)
+        invocation = Invocation(
+            self, event, context, self.resources, lambda value: post_early(value, _CALLED_BY_LAMBDA)
+        )
         interrupts = alarm.raised
         try:
             outcome = environment().run(invocation.run(), invocation.interrupt)
@@ -139,6 +144,18 @@ class Plan:
             if _scope.DISABLED:
                 return await self._plainly(event, context, given)
             return self._answer(await Invocation(self, event, context, given).run(), context)
+
+    def caller_left(self, event: Any, context: Any) -> float:
+        """Seconds until whoever waits for the answer gives up, as the event or that caller says."""
+        limit = self.caller_limit
+        if limit is None:
+            return math.inf
+        custom = getattr(getattr(context, "client_context", None), "custom", None)
+        return min(
+            caller_left(event, limit=None if limit == "auto" else limit),
+            received(custom),
+            received(headers_of(event)),
+        )
 
     def register(self, mitigation: Any, /) -> Any:
         """Have `mitigation` run when the time is up."""
@@ -199,6 +216,7 @@ def handler(
     lifespan: None = None,
     interrupt: bool = True,
     recycle: bool = False,
+    caller_limit: float | timedelta | Literal["auto"] | None = "auto",
     notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
@@ -219,6 +237,7 @@ def handler(
     eager: bool = False,
     interrupt: bool = True,
     recycle: bool = False,
+    caller_limit: float | timedelta | Literal["auto"] | None = "auto",
     notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
@@ -240,6 +259,7 @@ def handler(
     eager: bool = False,
     interrupt: bool = True,
     recycle: bool = False,
+    caller_limit: float | timedelta | Literal["auto"] | None = "auto",
     notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
@@ -274,6 +294,12 @@ def handler(
         recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
             warn by the event `aws.interrupted`.
+        caller_limit: Until when whoever waits must have its answer. `"auto"`: as `aws.callers` knows of the
+            event's source, and as that caller itself says, if its deadline came along (`deadline_header`, an
+            installed client's `Invoke`). Seconds, where the source's limit is another one; they count from
+            the request's own start, if the event tells it, otherwise from entry. `None`: Lambda's alone.
+            The work is cut, and `on_exceeded` answers, before that; undoing and notices keep their time until
+            Lambda's timeout.
         notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
             `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message,
             a dict. At most one an invocation. Default: the environment's `DEADLINE_NOTICE`.
@@ -290,12 +316,13 @@ def handler(
     """
     check_name_and_error(name, error)
     _check_lifespan(lifespan)
+    limit = _checked_limit(caller_limit)
     margin_of = checked_margin(margin, default=_default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
 
     def make(function: Callable[..., Awaitable[Any]]) -> Any:
         _check_function(function, "function", 2 if lifespan is None else 3)
         called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
-        plan = Plan(function, margin_of, name or called, error, lifespan, interrupt, recycle)
+        plan = Plan(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
         if notice is not None or helper or "DEADLINE_NOTICE" in os.environ:
             from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
 
@@ -321,16 +348,34 @@ def _lambda_function(plan: Plan) -> Any:
     return made
 
 
+def _checked_limit(limit: float | timedelta | Literal["auto"] | None) -> float | Literal["auto"] | None:
+    if limit is None:
+        return None
+    if limit == "auto":
+        return "auto"
+    checked = seconds(limit, "caller_limit")
+    if not checked:
+        raise ValueError(
+            "caller_limit: 0 leaves no time for an answer; write the seconds that the caller waits"
+        )
+    return checked
+
+
+_CALLED_BY_LAMBDA: Final = next(
+    code for code in _lambda_function.__code__.co_consts if getattr(code, "co_name", "") == "function"
+)
+
+
 @functools.cache  # nonsense is said once, not by each handler
 def _default_margin(text: str) -> DefaultMargin:
     """The operator's, or ours."""
     if not text:
-        return DEFAULT_MARGIN
+        return ANSWER_MARGIN
     try:
         return DefaultMargin(seconds(float(text), "DEADLINE_MARGIN"), 1 / 2, anywhere=True)
     except ValueError as error:
         logger.warning("DEADLINE_MARGIN=%r is no number of seconds, 0.5 is used: %s", text, error)
-        return DEFAULT_MARGIN
+        return ANSWER_MARGIN
 
 
 def _initialises_here() -> bool:

@@ -4,6 +4,10 @@
       |--- body -----|------------|-----------------|-------|
                     cut      left behind        answered
 
+A caller that gives up before the hard end divides the time until it goes by the same rule, and the answer
+goes by that. If a critical section is then still being undone, the mitigation runs beside it; and if that, or
+the notice, is not over when the caller goes, the answer is posted before it (`_early_answer`).
+
 The body runs in a task of its own, so that the one that answers is free to go on without it:
 
 1. at soft the deadline cuts the body; it unwinds, and a DeadlineExceeded ends its task;
@@ -31,7 +35,7 @@ from deadline._errors import DeadlineExceeded
 from deadline._events import emit
 from deadline._scope import TIE, Deadline
 from deadline._sighting import context_of
-from deadline._source import checked
+from deadline._source import bounded, checked
 from deadline.aws._abandon import abandon
 from deadline.aws._batch_sources import loses_work
 from deadline.aws._guard import Guard
@@ -65,22 +69,28 @@ class Invocation:
         event: Lambda's.
         context: Lambda's, or anything that `deadline` takes.
         resources: Makes the handler's further arguments, under the deadline.
+        post_early: Posts the response before the handler returns, and tells whether it could.
 
     Attributes:
         stuck: Whether a task is left that nothing could end, so that this loop must not be used again.
     """
 
     def __init__(
-        self, plan: Plan, event: Any, context: Any, resources: Callable[[], Awaitable[tuple[Any, ...]]]
+        self,
+        plan: Plan,
+        event: Any,
+        context: Any,
+        resources: Callable[[], Awaitable[tuple[Any, ...]]],
+        post_early: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         self._plan = plan
         self._event = event
         self._context = context
         self._resources = resources
+        self._post_early = post_early
         self._given: tuple[Any, ...] = () if plan.lifespan is None else (None,)
-        self._deadline = Deadline(
-            checked(context), plan.margin, plan.name, plan.error, interrupt=plan.interrupt
-        )
+        ends = bounded(checked(context), plan.margin, plan.caller_left(event, context))
+        self._deadline = Deadline(*ends, plan.name, plan.error, interrupt=plan.interrupt)
         self._outer = contextvars.copy_context()
         self._outer.run(_invocation.set, self)
         self._worker: asyncio.Task[Outcome] | None = None
@@ -97,7 +107,9 @@ class Invocation:
         if self._plan.interrupt:
             self._guard.open()
         try:
-            outcome = await self._work(self._body(), self._leaves_body)
+            outcome = await self._work(self._body(), self._answers_at)
+            if outcome is None and self._goes_on():
+                return await self._exceeded(self._deadline.account(), self._worker)
             if outcome is None:
                 return await self._exceeded(await self._leave_behind())
             exceeded = self._ours(outcome.error)
@@ -135,15 +147,28 @@ class Invocation:
             self._given = await self._resources()
             return await self._plan.function(self._event, self._context, *self._given)
 
-    def _leaves_body(self) -> float:
+    def _answers_at(self) -> float:
+        """When to answer without the body."""
         if math.isnan(self._deadline.soft):  # not entered: one around it, of whoever called `invoke`, is past
             return math.inf
         if self._word is not None:
             self._word.postpone(self._deadline)
-        ends = self._deadline.shares()
+        return self._deadline.answering().undo if self._goes_on() else self._leaves_body()
+
+    def _goes_on(self) -> bool:
+        """Whether an open section is undone for longer than the caller waits."""
+        return self._is_held() and self._deadline.answer_by < self._deadline.hard
+
+    def _is_held(self) -> bool:
+        return self._deadline.unheld_soft < self._deadline.soft
+
+    def _leaves_body(self) -> float:
+        """When to leave the body behind."""
+        if not self._is_held():
+            return self._deadline.answering().unwinding
         # An open critical section undoes until its share ends; what is around it must then still unwind.
-        held = self._deadline.unheld_soft < self._deadline.soft
-        return (ends.undo + ends.mitigation) / 2 if held else ends.unwinding
+        ends = self._deadline.shares()
+        return (ends.undo + ends.mitigation) / 2
 
     def _ours(self, error: BaseException | None) -> DeadlineExceeded | None:
         """What says that the invocation's time is up: by this deadline, or by one inside with the same end.
@@ -173,7 +198,15 @@ class Invocation:
 
     # --- the mitigation -----------------------------------------------------------------------------------
 
-    async def _exceeded(self, exceeded: DeadlineExceeded) -> Outcome:
+    async def _exceeded(
+        self, exceeded: DeadlineExceeded, undoing: asyncio.Task[Outcome] | None = None
+    ) -> Outcome:
+        """Mitigate, and tell.
+
+        Args:
+            exceeded: What happened.
+            undoing: The body's task, if it goes on.
+        """
         plan, dl = self._plan, self._deadline
         self._guard.protect(math.inf)  # the mitigation has a deadline of its own
         emit(
@@ -186,19 +219,38 @@ class Invocation:
         )
         ends = dl.shares().mitigation
         telling = self._tell(exceeded, ends) if self._word else None
-        outcome = await self._mitigated(exceeded, ends)
+        outcome = await self._mitigated(exceeded, dl.answering().mitigation, undoing)
+        if dl.answer_by < dl.hard:
+            await self._answer_in_time(outcome, [task for task in (undoing, telling) if task is not None])
+        if undoing is not None and await self._ended(undoing, self._leaves_body) is None:
+            await self._leave_behind()
         await self._told(telling, ends)
         return outcome
 
-    async def _mitigated(self, exceeded: DeadlineExceeded, ends: float) -> Outcome:
+    async def _answer_in_time(self, outcome: Outcome, waiting: list[asyncio.Task[Any]]) -> None:
+        """Give what outlasts the caller's time until just before that is over; then answer without it."""
+        left = self._deadline.answering().mitigation - self._deadline.now()
+        if waiting:
+            await asyncio.wait(waiting, timeout=max(0.0, left))
+        if any(not task.done() for task in waiting):
+            if outcome.error is None and self._post_early(outcome.value):
+                emit("aws.answered_early", logging.INFO, function=self._plan.name)
+            else:
+                emit("aws.answers_late", logging.WARNING, function=self._plan.name)
+
+    async def _mitigated(
+        self, exceeded: DeadlineExceeded, ends: float, undoing: asyncio.Task[Outcome] | None
+    ) -> Outcome:
         plan, dl = self._plan, self._deadline
         if plan.mitigation is None:
             return Outcome(None, exceeded)
-        grace = exceeded.grace(reserve=dl.hard - ends)
-        outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.hard) / 2)
+        assert exceeded.deadline is not None
+        grace = exceeded.grace(reserve=max(0.0, exceeded.deadline.answer_by - ends))
+        outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.answer_by) / 2)
         if outcome is None:
             self._protect()
-            self.stuck |= bool(await abandon(self._unfinished()))
+            left = self._unfinished() if undoing is None else [self._worker]
+            self.stuck |= bool(await abandon(task for task in left if task is not None))
         if outcome is None or _is_cut_of(grace, outcome.error):
             began = outcome is None or getattr(outcome.error, "started", True)
             exceeded.add_note(f"on_exceeded {'did not end in time' if began else 'had no time to begin'}")
@@ -251,13 +303,15 @@ class Invocation:
         Returns:
             How it ended; `None` if it has not.
         """
-        loop = asyncio.get_running_loop()
-        worker = self._worker = loop.create_task(
+        worker = self._worker = asyncio.get_running_loop().create_task(
             self._outcome(work), name=self._plan.name, context=self._outer.copy()
         )
         await asyncio.sleep(0)  # it enters its deadline
+        return await self._ended(worker, leave_at)
+
+    async def _ended(self, worker: asyncio.Task[Outcome], leave_at: Callable[[], float]) -> Outcome | None:
         while not worker.done():
-            left = leave_at() - loop.time()
+            left = leave_at() - asyncio.get_running_loop().time()
             if left <= 0:
                 return None
             await asyncio.wait([worker], timeout=None if left == math.inf else left)

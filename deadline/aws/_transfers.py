@@ -116,7 +116,7 @@ def _unwinding_seconds(dl: Deadline) -> float:
     """How long cleaning up may take: the unwinding share, counted from now if the end came before soft."""
     if dl.hard == math.inf:
         return WITHOUT_LIMIT
-    share = shares(dl.soft, dl.hard).unwinding - dl.soft
+    share = shares(dl.soft, dl.answer_by).unwinding - dl.soft
     return max(0.0, share - max(0.0, dl.now() - dl.soft))
 
 

@@ -1,9 +1,10 @@
 """Tools for testing code that has a deadline.
 
 `FakeContext` stands in for Lambda's context, `VirtualLoop` makes hours pass at once, `MotoServer` is
-an AWS in a thread and `FaultProxy` lets it misbehave, `Emulator` runs a handler as Lambda would, and
-`SqsMapping` feeds it from a queue.
-With pytest they are fixtures: `lambda_context`, `virtual_clock`, `moto_server`, `fault_proxy`, `emulator`.
+an AWS in a thread and `FaultProxy` lets it misbehave, `Emulator` runs a handler as Lambda would,
+`SqsMapping` feeds it from a queue, and `InvokeApi` has functions call each other.
+With pytest they are fixtures: `lambda_context`, `virtual_clock`, `moto_server`, `fault_proxy`, `emulator`,
+`invoke_api`.
 Install `asyncio-deadline[testing]`.
 """
 
@@ -25,7 +26,9 @@ from ._faults import (
     Wire,
 )
 from ._invocation import FunctionError, Invocation
+from ._invoke_api import InvokeApi
 from ._journal import Exchange
+from ._lambda_function import InvokeAttempt
 from ._moto import MotoServer
 from ._proxy import FaultProxy
 from ._request import Request
@@ -46,6 +49,8 @@ __all__ = [
     "FunctionError",
     "HalfClose",
     "Invocation",
+    "InvokeApi",
+    "InvokeAttempt",
     "LostAnswer",
     "MotoServer",
     "Refuse",

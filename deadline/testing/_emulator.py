@@ -17,7 +17,7 @@ from typing import Any, Final, Self, final
 
 from . import _platform_log as lines
 from ._environment import Answer, Environment
-from deadline._extras import missing
+from ._extras import missing
 from ._invocation import TIMED_OUT, FunctionError, Invocation, Request
 from ._platform_log import Phase, PlatformLog
 from ._runtime_api import RuntimeApi
@@ -87,7 +87,7 @@ class Emulator:
                 f"the emulator needs Linux, as Lambda's runtime client does; this is {sys.platform}"
             )
         if importlib.util.find_spec("awslambdaric") is None:
-            raise missing("awslambdaric", "testing")
+            raise missing("awslambdaric")
         self._path = _checked_path(path)
         self._handler = _checked_handler(handler, self._path)
         self._timeout = _checked_limit("timeout", timeout)
@@ -120,7 +120,14 @@ class Emulator:
         return self._log.read()
 
     def invoke(
-        self, event: Any = None, *, freeze: float = 0.0, client_context: Mapping[str, Any] | None = None
+        self,
+        event: Any = None,
+        *,
+        freeze: float = 0.0,
+        client_context: Mapping[str, Any] | None = None,
+        request_id: str | None = None,
+        qualifier: str | None = None,
+        trace: str | None = None,
     ) -> Invocation:
         """Invoke the function and wait for it; from async code, by `asyncio.to_thread`.
 
@@ -132,6 +139,10 @@ class Emulator:
             freeze: Seconds that the environment lies frozen before. At a cold start there is nothing to
                 freeze, and it only waits.
             client_context: What a mobile client would send, for `context.client_context`.
+            request_id: The context's `aws_request_id`; a new one by default. Lambda's retry of an event has
+                the id of the first attempt.
+            qualifier: The version or alias that is called; it ends the context's `invoked_function_arn`.
+            trace: The X-Ray header of the chain of requests that this one belongs to, a new one by default.
 
         Returns:
             How it ended. A function that fails raises nothing here.
@@ -144,11 +155,13 @@ class Emulator:
         body = _as_json("event", event)
         context = None if client_context is None else _as_json("client_context", client_context)
         freeze = checked_seconds("freeze", freeze)
+        names = {"id": request_id, "trace": trace}
+        given = {name: value for name, value in names.items() if value is not None}
         if freeze and self._workers > 1:
             raise ValueError("freeze is for workers=1: a Managed Instance is never frozen")
         with self._slots:
             self._check_running()
-            return self._invoke(body, context, freeze)
+            return self._invoke(body, context, freeze, qualifier, given)
 
     def __enter__(self) -> Self:
         if self._entered:
@@ -176,7 +189,14 @@ class Emulator:
     ) -> None:
         self._resources.close()
 
-    def _invoke(self, body: bytes, client_context: bytes | None, freeze: float) -> Invocation:
+    def _invoke(
+        self,
+        body: bytes,
+        client_context: bytes | None,
+        freeze: float,
+        qualifier: str | None,
+        given: dict[str, str],
+    ) -> Invocation:
         begin = self._log.size()
         with self._starting:
             init_duration = self._init_phase() if self._environment is None else None
@@ -184,7 +204,8 @@ class Emulator:
             self._check_running()
             # The wall clock first, so that the kill never comes before what the context promised.
             end, started = time.time() + self._timeout, time.monotonic()
-            request = Request(body, int(end * 1000), function_arn(self._variables), client_context)
+            arn = function_arn(self._variables, qualifier)
+            request = Request(body, int(end * 1000), arn, client_context, **given)
             self._log.write(lines.start(request.id))
             environment, error = self._wake(request.id, started + self._timeout)
         answer: Answer | None = error

@@ -92,6 +92,11 @@ class Invocation:
     max_memory_used: int
 
 
+def new_trace() -> str:
+    """Return the trace header of a chain of requests that begins here."""
+    return f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)};Parent={secrets.token_hex(8)};Sampled=0"
+
+
 @final
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -99,6 +104,7 @@ class Request:
 
     Attributes:
         deadline_ms: When the invocation times out, in milliseconds of Unix time.
+        trace: Of X-Ray.
     """
 
     event: bytes
@@ -106,21 +112,19 @@ class Request:
     arn: str
     client_context: bytes | None = None
     id: str = dataclasses.field(default_factory=lambda: str(uuid.uuid4()))
+    trace: str = dataclasses.field(default_factory=new_trace)
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the answer to `/runtime/invocation/next`.
 
         https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-next
         """
-        trace = (
-            f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)};Parent={secrets.token_hex(8)};Sampled=0"
-        )
         headers = {
             "Content-Type": "application/json",
             "Lambda-Runtime-Aws-Request-Id": self.id,
             "Lambda-Runtime-Deadline-Ms": str(self.deadline_ms),
             "Lambda-Runtime-Invoked-Function-Arn": self.arn,
-            "Lambda-Runtime-Trace-Id": trace,
+            "Lambda-Runtime-Trace-Id": self.trace,
         }
         if self.client_context is not None:
             headers["Lambda-Runtime-Client-Context"] = self.client_context.decode()

@@ -5,7 +5,7 @@ import logging
 from types import TracebackType
 from typing import Any, Self, final
 
-from deadline._extras import missing
+from ._extras import missing
 
 
 @final
@@ -26,7 +26,7 @@ class MotoServer:
         try:
             from moto.server import ThreadedMotoServer  # noqa: PLC0415
         except ImportError as error:
-            raise missing("moto[server]", "testing") from error
+            raise missing("moto[server]") from error
         self._server: Any = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._address: tuple[str, int] | None = None
         self._log_level = logging.NOTSET

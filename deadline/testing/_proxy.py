@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, final
 
-from deadline._extras import missing
+from ._extras import missing
 from ._faults import Fault
 from ._journal import Exchange, Journal
 from ._listener import Listener
@@ -224,7 +224,7 @@ def _http() -> Callable[..., _Connection]:
     try:
         from ._http import ClientConnection  # noqa: PLC0415
     except ImportError as error:
-        raise missing("h11", "testing") from error
+        raise missing("h11") from error
     return ClientConnection
 
 

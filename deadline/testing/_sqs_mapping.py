@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar, final
 
 from ._emulator import Emulator, checked_count
-from deadline._extras import missing
+from ._extras import missing
 from ._invocation import Invocation
 from ._seconds import checked_seconds
 
@@ -241,18 +241,28 @@ def reported_failures(response: Any, ids: Sequence[str]) -> list[str]:
     return [failure["itemIdentifier"] for failure in failures]
 
 
+def sqs_client(queue_url: str, name: str) -> Any:
+    """Return a client for where a queue's URL points, past any proxy.
+
+    Raises:
+        ImportError: boto3 is not installed.
+        ValueError: The argument `name` is no such URL.
+    """
+    try:
+        import boto3  # noqa: PLC0415
+    except ImportError as error:
+        raise missing("boto3") from error
+    address = urllib.parse.urlsplit(queue_url)
+    if not (address.scheme and address.netloc):
+        raise ValueError(f"{name} must be a queue's URL, as create_queue answers it, not {queue_url!r}")
+    return boto3.client("sqs", endpoint_url=f"{address.scheme}://{address.netloc}")
+
+
 class _Queue:
     """The queue, and what of its attributes matters here."""
 
     def __init__(self, url: str) -> None:
-        try:
-            import boto3  # noqa: PLC0415
-        except ImportError as error:
-            raise missing("boto3", "testing") from error
-        address = urllib.parse.urlsplit(url)
-        if not (address.scheme and address.netloc):
-            raise ValueError(f"queue_url must be a queue's URL, as create_queue answers it, not {url!r}")
-        self._sqs: Any = boto3.client("sqs", endpoint_url=f"{address.scheme}://{address.netloc}")
+        self._sqs = sqs_client(url, "queue_url")
         self._url = url
         attributes = self._attributes("All")
         self.arn = attributes["QueueArn"]

@@ -25,7 +25,7 @@ def lambda_variables(
     https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
     """
     name = handler.replace("/", ".").rpartition(".")[0].replace(".", "-")
-    region = inherited.get("AWS_REGION") or inherited.get("AWS_DEFAULT_REGION") or "us-east-1"
+    region = region_of(inherited)
     variables = {
         **inherited,
         "_HANDLER": handler,
@@ -54,7 +54,13 @@ def lambda_variables(
     return variables
 
 
-def function_arn(variables: Mapping[str, str]) -> str:
-    """Return the ARN of the function, in an account that is nobody's."""
+def region_of(inherited: Mapping[str, str]) -> str:
+    """Return the region that this process is set to, or one."""
+    return inherited.get("AWS_REGION") or inherited.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
+def function_arn(variables: Mapping[str, str], qualifier: str | None = None) -> str:
+    """Return the ARN of the function, in an account that is nobody's, as it was called."""
     region, name = variables["AWS_REGION"], variables["AWS_LAMBDA_FUNCTION_NAME"]
-    return f"arn:aws:lambda:{region}:123456789012:function:{name}"
+    arn = f"arn:aws:lambda:{region}:123456789012:function:{name}"
+    return arn if qualifier is None else f"{arn}:{qualifier}"

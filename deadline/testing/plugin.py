@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from . import Emulator, FakeContext, FaultProxy, MotoServer, VirtualClock, VirtualLoop
+from . import Emulator, FakeContext, FaultProxy, InvokeApi, MotoServer, VirtualClock, VirtualLoop
 
 _LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 
@@ -87,6 +87,20 @@ def emulator() -> Iterator[Callable[..., Emulator]]:
             return running.enter_context(Emulator(handler, **options))
 
         yield run
+
+
+@pytest.fixture
+def invoke_api(
+    moto_server: MotoServer,  # noqa: ARG001  # it sets the environment
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[InvokeApi]:
+    """Run Lambda functions behind Lambda's Invoke API: `invoke_api.add("module.function", timeout=3.0)`.
+
+    A plain `aioboto3.Session()` invokes them, and so do they each other; all else is moto's.
+    """
+    with InvokeApi() as api:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", api.url)
+        yield api
 
 
 def _isolate_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from deadline import DeadlineExceeded, aws
+from deadline import DeadlineExceeded, aws, critical
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -115,6 +115,35 @@ async def _(exceeded: DeadlineExceeded, event: dict[str, Any], context: Any) -> 
     if how == "overrun":
         await _swallow()
     return {"status": "partial", "left": context.get_remaining_time_in_millis()}
+
+
+@aws.handler
+async def undoes(event: dict[str, Any], context: Any) -> Any:
+    """Do one step and wait; its undo takes as long as the event says."""
+
+    async def undo() -> None:
+        await asyncio.sleep(event["undo"])
+        print("undone")  # noqa: T201  # for the log
+        acted.append("undone")
+
+    if event.get("quick"):
+        return {"acted": acted}
+    async with critical("move") as section:
+        async with section.step("copy", undo=undo):
+            pass
+        await asyncio.sleep(60)
+    return None
+
+
+@undoes.on_exceeded
+async def _(exceeded: DeadlineExceeded, event: dict[str, Any], context: Any) -> Any:
+    print("answering")  # noqa: T201
+    return {"status": "partial"} if event.get("json", True) else {1, 2}
+
+
+def around(event: Any, context: Any) -> Any:
+    """What a decorator makes of a handler: it has the last word on the answer."""
+    return {"around": undoes(event, context)}
 
 
 def bare(event: Any, context: Any) -> Any:

@@ -1,0 +1,62 @@
+"""Deadlines that travel: the time that is left, told to whoever is called.
+
+It is told in relative milliseconds, so that the two clocks need not agree; the way there is not counted.
+Whoever receives it can only shorten its own time by it, and what is no such number is as if it were not
+there.
+
+    Deadline-Remaining-Ms: 812
+
+The same name stands in the `custom` part of a Lambda client context.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from deadline._events import emit
+from deadline._scope import remaining
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HEADER: Final = "deadline-remaining-ms"
+
+# At least one, and no more than eleven days: nobody means anything else.
+_MILLISECONDS: Final = re.compile(r"0*[1-9][0-9]{0,8}")
+
+
+def deadline_header() -> dict[str, str]:
+    """The header that tells an HTTP server how long the caller will wait: `{"deadline-remaining-ms": "812"}`.
+
+    Merge it into a request's headers right before it is sent: it tells what is left *now*, of the deadline in
+    force, to its soft instant, in whole milliseconds. Empty without a deadline, and where less than one is
+    left.
+    """
+    text = told(remaining())
+    return {} if text is None else {HEADER: text}
+
+
+def told(left: float) -> str | None:
+    """Seconds as they travel; `None` if there is nothing to tell."""
+    text = str(int(left * 1000)) if left < math.inf else ""
+    return text if _MILLISECONDS.fullmatch(text) else None
+
+
+def received(carrier: Mapping[str, Any] | None, name: str = HEADER) -> float:
+    """Seconds until the caller gives up, from headers with lower-case names or the like; `inf` if it is mute.
+
+    Malformed and absurd values are ignored, with a debug event.
+    """
+    return understood(carrier[name]) if isinstance(carrier, dict) and name in carrier else math.inf
+
+
+def understood(value: object) -> float:
+    """Seconds from what has travelled; `inf` if it is no such thing."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if isinstance(text, str) and _MILLISECONDS.fullmatch(text):
+        return int(text) / 1000
+    emit("deadline.travel_ignored", logging.DEBUG, value=repr(value)[:60])
+    return math.inf

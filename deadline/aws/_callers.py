@@ -1,0 +1,340 @@
+"""Who called: which source an event comes from, how long that waits for an answer, and since when.
+
+A function's own timeout is often not the one that matters: behind API Gateway nobody listens any more after
+29 seconds, however long the function may run. What is known of each source is data, one entry each.
+
+Two rules. What is not known stays unknown (`None`), and limits nothing. And the age of a message in a queue
+or of a record in a stream is a backlog, never the patience of somebody who waits, so those have no clock.
+
+The caller's clock is a wall clock of another machine. `seconds_left` takes nothing from it on trust: a clock
+that runs ahead of ours, or an instant that makes no sense, never lengthens what the caller would wait from
+now on, and none leaves less than a floor.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from deadline._margin import CALLER_AT_LEAST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Event = Mapping[str, Any]
+
+
+class Caller(NamedTuple):
+    """What is known of an event source.
+
+    Attributes:
+        name: A short one, `rest-api` say.
+        title: What AWS calls it.
+        matches: Whether an event, a dict, is from it.
+        limit: Seconds for which it waits for the answer, by default or at the most, as `note` says; `None`:
+            nobody waits, or it is not known.
+        started: When its clock started, in seconds since the epoch on *its* wall clock, as an event tells;
+            `None`: it does not.
+        start: Where the event tells it, in words.
+        waits: Whether anybody waits for the answer; `None`: not known.
+        on_error: What an error of the function means to it.
+        note: What to know of the limit.
+        source: The page that says so.
+        checked: On which day the entry was last compared with what AWS says; `None`: from our notes alone.
+    """
+
+    name: str
+    title: str
+    matches: Callable[[Event], bool]
+    limit: float | None
+    started: Callable[[Event], float | None] | None
+    start: str
+    waits: bool | None
+    on_error: str
+    note: str
+    source: str
+    checked: str | None = None
+
+
+def caller(event: object) -> Caller | None:
+    """The source that an event comes from, by its shape; `None` if none is known that looks like it.
+
+    Args:
+        event: As Lambda passed it.
+    """
+    if not isinstance(event, dict):
+        return None
+    return next((one for one in callers if _safely(one.matches, event)), None)
+
+
+def caller_left(event: object, *, limit: float | None = None) -> float:
+    """Seconds until whoever sent `event` gives up waiting for the answer; `inf` if nobody is known to wait.
+
+    Write `deadline(context, caller_limit=aws.caller_left(event))` where there is no `aws.handler`, which does
+    it.
+
+    It is read on this machine's wall clock, now. Never more than the limit, and never less than 0.25 s,
+    whatever the event says: clocks differ, and an event may be made up.
+
+    Args:
+        event: As Lambda passed it.
+        limit: Seconds that the caller waits, where it is not what `aws.callers` has: an integration timeout
+            that was raised, say. Counted from the event's own start, where it tells one.
+    """
+    known = caller(event)
+    if limit is None:
+        limit = None if known is None else known.limit
+    if limit is None:
+        return math.inf
+    started = None if known is None or known.started is None else _safely(known.started, event)
+    return seconds_left(limit, started or None, time.time())
+
+
+def seconds_left(limit: float, started: float | None, now: float) -> float:
+    """What is left of a caller's patience, a pure function of three numbers.
+
+    Args:
+        limit: Seconds that it waits in all.
+        started: When it began to, in seconds since the epoch on its own clock; `None`: not known, so it is
+            now.
+        now: The same on ours.
+
+    Returns:
+        At most `limit`; at least `CALLER_AT_LEAST`, or `limit` if that is less.
+    """
+    waited = 0.0 if started is None or not math.isfinite(started) else max(0.0, now - started)
+    return max(limit - waited, min(limit, CALLER_AT_LEAST))
+
+
+def _safely(read: Callable[[Any], Any], event: object) -> Any:
+    """What `read` gives; `None` if the event is not of the shape it expects."""
+    try:
+        return read(event)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+
+
+def _ms(*path: str) -> Callable[[Event], float]:
+    return lambda event: _number(_at(event, path)) / 1e3
+
+
+def _number(value: object) -> float:
+    """A number, or a text of digits: the sources have both. No bool, nothing else that `float` takes."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError(value)
+    return float(value)
+
+
+def _at(event: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        event = event[key]
+    return event
+
+
+# The load balancer adds `Self` to an id that came with the request, and anybody may send one; its time is in
+# whole seconds
+# (docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-request-tracing.html).
+_TRACE_TIME: Final = re.compile(r"(?:^|;)\s*(Self|Root)=1-([0-9a-fA-F]{8})-")
+
+
+def headers_of(event: object) -> dict[str, Any]:
+    """The headers of an event that is an HTTP request, by their lower-case names; empty for another's."""
+    if not isinstance(event, dict) or not isinstance(event.get("requestContext"), dict):
+        return {}
+    headers = event.get("headers") or event.get("multiValueHeaders")
+    if not isinstance(headers, dict):
+        return {}
+    return {
+        str(name).lower(): value[-1] if isinstance(value, list) and value else value
+        for name, value in headers.items()
+    }
+
+
+def _trace_time(event: Event) -> float:
+    times = dict(_TRACE_TIME.findall(headers_of(event)["x-amzn-trace-id"]))
+    return float(int(times.get("Self") or times["Root"], 16))
+
+
+def _records(key: str, value: str) -> Callable[[Event], bool]:
+    def matches(event: Event) -> bool:
+        return bool(event["Records"][0][key] == value)
+
+    return matches
+
+
+def _is_http_api(event: Event) -> bool:
+    return event["version"] == "2.0" and "routeKey" in event and "http" in event["requestContext"]
+
+
+def _is_function_url(event: Event) -> bool:
+    return _is_http_api(event) and ".lambda-url." in event["requestContext"]["domainName"]
+
+
+def _is_websocket(event: Event) -> bool:
+    context = event["requestContext"]
+    return "connectionId" in context and context["eventType"] in {"CONNECT", "MESSAGE", "DISCONNECT"}
+
+
+def _is_rest_api(event: Event) -> bool:
+    context = event["requestContext"]
+    return "httpMethod" in event and "stage" in context and "elb" not in context
+
+
+def _is_lattice(event: Event) -> bool:
+    context = event["requestContext"]
+    return event["version"] == "2.0" and "routeKey" not in event and "serviceNetworkArn" in context
+
+
+def _is_appsync(event: Event) -> bool:
+    # A batch resolver gets a list of these, and a resolver of yours any shape that it is given.
+    return "arguments" in event and {"fieldName", "parentTypeName"} <= event["info"].keys()
+
+
+def _is_edge(kinds: str) -> Callable[[Event], bool]:
+    return lambda event: event["Records"][0]["cf"]["config"]["eventType"].startswith(kinds)
+
+
+_COMPARED: Final = "2026-11-21"
+"""When the entries that say so were compared with the page they name, or with a copy of it."""
+
+_RETRIED: Final = "the whole batch comes again, or what a partial response names"
+_TWICE: Final = "Lambda tries twice more, then the dead-letter queue or the failure destination"
+_LAMBDA_DOCS: Final = "https://docs.aws.amazon.com/lambda/latest/dg/"
+_GATEWAY_DOCS: Final = "https://docs.aws.amazon.com/apigateway/latest/developerguide/"
+_EDGE_DOCS: Final = (
+    "https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/cloudfront-limits.html"
+)
+_NO_CLOCK: Final = "none: how old a record is says how long the backlog is"
+
+callers: Final[tuple[Caller, ...]] = (
+    Caller(
+        "function-url", "Lambda function URL", _is_function_url,
+        None, _ms("requestContext", "timeEpoch"), "requestContext.timeEpoch, ms", True,
+        "HTTP 502", "as long as the function's own timeout",
+        _LAMBDA_DOCS + "urls-invocation.html",
+    ),
+    Caller(
+        "http-api", "API Gateway, HTTP API", _is_http_api,
+        30.0, _ms("requestContext", "timeEpoch"), "requestContext.timeEpoch, ms", True,
+        "HTTP 500", "cannot be raised",
+        _GATEWAY_DOCS + "http-api-quotas.html", _COMPARED,
+    ),
+    Caller(
+        "websocket-api", "API Gateway, WebSocket API", _is_websocket,
+        29.0, _ms("requestContext", "requestTimeEpoch"), "requestContext.requestTimeEpoch, ms", True,
+        "an error frame, or a refused connection", "cannot be raised; connectedAt is the connection's own start",
+        _GATEWAY_DOCS + "apigateway-execution-service-websocket-limits-table.html",
+    ),
+    Caller(
+        "rest-api", "API Gateway, REST API", _is_rest_api,
+        29.0, _ms("requestContext", "requestTimeEpoch"), "requestContext.requestTimeEpoch, ms", True,
+        "HTTP 502", "the default; can be raised for Regional and private APIs, and lowered for each method",
+        "https://aws.amazon.com/about-aws/whats-new/2024/06/amazon-api-gateway-integration-timeout-limit-29-seconds/", _COMPARED,
+    ),
+    Caller(
+        "alb", "Application Load Balancer", lambda event: "targetGroupArn" in event["requestContext"]["elb"],
+        60.0, _trace_time, "the time in X-Amzn-Trace-Id, whole seconds", True,
+        "HTTP 502", "the idle timeout's default; 1 to 4,000 s",
+        "https://repost.aws/knowledge-center/504-error-alb", _COMPARED,
+    ),
+    Caller(
+        "vpc-lattice", "VPC Lattice, event version 2.0", _is_lattice,
+        None, lambda event: _number(event["requestContext"]["timeEpoch"]) / 1e6,
+        "requestContext.timeEpoch, µs", True,
+        "HTTP 500", "not documented for functions",
+        "https://docs.aws.amazon.com/vpc-lattice/latest/ug/lambda-functions.html", _COMPARED,
+    ),
+    Caller(
+        "appsync", "AppSync resolver", _is_appsync,
+        30.0, None, "not told", True,
+        "an error in the GraphQL answer", "for the whole request, not for each resolver",
+        "https://docs.aws.amazon.com/general/latest/gr/appsync.html", _COMPARED,
+    ),
+    Caller(
+        "cognito", "Cognito user pool trigger",
+        lambda event: {"triggerSource", "userPoolId"} <= event.keys(),
+        5.0, None, "not told", True,
+        "the user's sign-up or sign-in fails", "then it tries again, three times in all; cannot be raised",
+        "https://docs.aws.amazon.com/cognito/latest/developerguide/cognito-user-pools-working-with-lambda-triggers.html",
+    ),
+    Caller(
+        "connect", "Amazon Connect contact flow", lambda event: "ContactData" in event["Details"],
+        8.0, None, "not told", True,
+        "tried again within the limit, then the flow takes its error branch",
+        "the most; a block may have less, and an asynchronous one, which looks the same, up to 60",
+        "https://docs.aws.amazon.com/connect/latest/adminguide/invoke-lambda-function-block.html", _COMPARED,
+    ),
+    Caller(
+        "alexa", "Alexa skill",
+        lambda event: {"applicationId"} <= event["context"]["System"]["application"].keys() and "request" in event,
+        8.0, None, "not told: request.timestamp is in whole seconds", True,
+        "the user hears that there was a problem", "cannot be raised",
+        "https://developer.amazon.com/en-US/blogs/alexa/alexa-skills-kit/2019/10/tips-for-developing-high-performance-alexa-skills1", _COMPARED,
+    ),
+    Caller(
+        "edge-viewer", "Lambda@Edge, viewer request or response", _is_edge("viewer-"),
+        5.0, None, "not told", True,
+        "HTTP 502 or 503", "the function's own timeout can be no longer",
+        _EDGE_DOCS, _COMPARED,
+    ),
+    Caller(
+        "edge-origin", "Lambda@Edge, origin request or response", _is_edge("origin-"),
+        30.0, None, "not told", True,
+        "HTTP 502 or 503", "the function's own timeout can be no longer",
+        _EDGE_DOCS, _COMPARED,
+    ),
+    Caller(
+        "s3-batch", "S3 Batch Operations",
+        lambda event: {"invocationSchemaVersion", "tasks"} <= event.keys(),
+        None, None, "not told", True,
+        "the task is tried again, then counts as failed", "not documented",
+        "https://docs.aws.amazon.com/AmazonS3/latest/userguide/batch-ops-invoke-lambda.html",
+    ),
+    Caller(
+        "durable", "Lambda durable function",
+        lambda event: {"DurableExecutionArn", "CheckpointToken"} <= event.keys(),
+        None, None, "the execution's own, which outlives invocations", False,
+        "the execution tries again, as its steps say", "an invocation ends at the function's timeout",
+        _LAMBDA_DOCS + "durable-functions.html",
+    ),
+    Caller(
+        "sqs", "SQS queue", _records("eventSource", "aws:sqs"),
+        None, None, _NO_CLOCK, False, _RETRIED, "the visibility timeout, at least six times the function's",
+        _LAMBDA_DOCS + "services-sqs-configure.html",
+    ),
+    Caller(
+        "kinesis", "Kinesis stream", _records("eventSource", "aws:kinesis"),
+        None, None, _NO_CLOCK, False, _RETRIED + "; until then the shard stands", "",
+        _LAMBDA_DOCS + "with-kinesis.html",
+    ),
+    Caller(
+        "dynamodb", "DynamoDB stream", _records("eventSource", "aws:dynamodb"),
+        None, None, _NO_CLOCK, False, _RETRIED + "; until then the shard stands", "",
+        _LAMBDA_DOCS + "with-ddb.html",
+    ),
+    Caller(
+        "sns", "SNS topic", _records("EventSource", "aws:sns"),
+        None, None, _NO_CLOCK, False, _TWICE, "",
+        _LAMBDA_DOCS + "with-sns.html",
+    ),
+    Caller(
+        "s3", "S3 notification", _records("eventSource", "aws:s3"),
+        None, None, _NO_CLOCK, False, _TWICE, "",
+        _LAMBDA_DOCS + "with-s3.html",
+    ),
+    Caller(
+        "ses", "SES receipt rule", _records("eventSource", "aws:ses"),
+        None, None, "not told", None, "by type: Event is tried twice more, RequestResponse bounces or goes on",
+        "30 s where it waits (RequestResponse), which the event does not tell",
+        "https://docs.aws.amazon.com/ses/latest/dg/receiving-email-action-lambda.html", _COMPARED,
+    ),
+    Caller(
+        "eventbridge", "EventBridge rule",
+        lambda event: {"detail-type", "source", "detail"} <= event.keys(),
+        None, None, _NO_CLOCK, False, _TWICE, "",
+        "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-events-structure.html",
+    ),
+)  # fmt: skip
+"""What is known, the more particular before the more general: the first that matches is it."""
