@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 # Each lists its rules.
 from deadline.audit import _rules_calls, _rules_failures, _rules_machines, _rules_queues  # noqa: F401
 from deadline.audit._cost import DEFAULT_REGION, Prices, load, per_million
-from deadline.audit._model import functions
+from deadline.audit._model import DEFAULT_VISIBILITY, Function
 from deadline.audit._rule import RULES, Finding, play
 from deadline.audit._template import FUNCTIONS, Skip, Template
-from deadline.audit._world import CannotTell, World
+from deadline.audit._world import CannotTell, worlds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deadline.audit._model import Function
+    from deadline.audit._template import Resource
 
 
 class Bar(NamedTuple):
@@ -100,22 +100,24 @@ def audit(
             result.findings += findings
             result.skipped += skipped
     result.findings.sort(key=lambda finding: (finding.line, finding.rule, finding.resource))
-    prices = prices or load()
-    world = World(template, {})
     for resource in template.of_type(FUNCTIONS):
-        _describe(world, resource.name, result, prices, deadline)
+        _describe(template, resource, result, prices or load(), deadline)
     return result
 
 
-def _describe(world: World, name: str, result: Audit, prices: Prices, deadline: float | None) -> None:
-    """The cascade and the cost of a function, in the first of its worlds."""
+def _describe(
+    template: Template, resource: Resource, result: Audit, prices: Prices, deadline: float | None
+) -> None:
+    """The cascade and the cost of a function, in the first world in which it is deployed."""
     try:
-        for function in functions(world):
-            if function.name == name:
-                result.cascades[name] = list(_cascade(function))
-                result.costs += _cost(function, result.region, prices, deadline)
+        world = next(world for world in worlds(template) if world.exists(resource))
+        function = Function(world, resource)
+        result.cascades[resource.name] = list(_cascade(function))
+        result.costs += _cost(function, result.region, prices, deadline)
+    except StopIteration:
+        result.skipped.append(Skip(resource.name, "", "its condition is never true", resource.line("Condition")))
     except CannotTell as why:
-        result.skipped.append(Skip(name, "", f"no cascade and no cost: {why}", 0))
+        result.skipped.append(Skip(resource.name, "", f"no cascade and no cost: {why}", resource.line()))
 
 
 def _cascade(function: Function) -> Iterator[Bar]:
@@ -124,7 +126,7 @@ def _cascade(function: Function) -> Iterator[Bar]:
             yield Bar(call.title, call.limit)
     for mapping in function.mappings():
         if mapping.queue is not None:
-            visibility = function.world.number(mapping.queue.properties, "VisibilityTimeout", default=30.0)
+            visibility = function.world.number(mapping.queue.properties, "VisibilityTimeout", default=DEFAULT_VISIBILITY)
             yield Bar(f"{mapping.queue.name}, hidden for", visibility)
     yield Bar(function.name, function.timeout, is_function=True)
 

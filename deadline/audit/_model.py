@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline.audit._calls import calls
-from deadline.audit._template import FUNCTIONS, _get
+from deadline.audit._template import _get
 from deadline.audit._world import ABSENT, CannotTell, described, is_known, named
 
 if TYPE_CHECKING:
@@ -68,7 +68,11 @@ class Mapping:
     @property
     def is_partial(self) -> bool:
         """Whether the function may return some items and keep others."""
-        return "ReportBatchItemFailures" in self.world.items(self.node, "FunctionResponseTypes")
+        told = [self.world.text(one) for one in self.world.items(self.node, "FunctionResponseTypes")]
+        unknown = [one for one in told if not is_known(one)]
+        if unknown:
+            raise CannotTell(f"FunctionResponseTypes has {described(unknown[0])}")
+        return "ReportBatchItemFailures" in told
 
 
 @dataclass(frozen=True)
@@ -224,9 +228,3 @@ class Function:
             for one in self.invoke_configs()
         )
 
-
-def functions(world: World) -> Iterator[Function]:
-    """All that are deployed."""
-    for resource in world.template.of_type(FUNCTIONS):
-        if world.exists(resource):
-            yield Function(world, resource)

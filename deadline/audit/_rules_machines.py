@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from deadline.audit._machines import definition, tasks
-from deadline.audit._model import functions
+from deadline.audit._model import Function
 from deadline.audit._rule import Found, rule
-from deadline.audit._template import MACHINES
+from deadline.audit._template import FUNCTIONS, MACHINES
 from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
@@ -53,9 +53,11 @@ def gives_up_first(world: World, resource: Resource) -> Iterator[Found]:
         unknown = unknown or task.unknown
         if not task.target or task.timeout is None:
             continue
-        for function in functions(world):
-            # With a token the function ends long before its task.
-            if function.is_in(task.target) and ".waitForTaskToken" not in task.resource and function.timeout > task.timeout:
+        if ".waitForTaskToken" in task.resource:
+            continue  # the function ends long before its task
+        for one in world.template.of_type(FUNCTIONS):
+            function = Function(world, one)
+            if function.is_in(task.target) and world.exists(one) and function.timeout > task.timeout:
                 yield Found(
                     f"{task.name} gives up after {task.timeout:g} s, and {function.name} may run {function.timeout:g} s",
                     resource,

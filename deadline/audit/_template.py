@@ -149,13 +149,19 @@ class Template:
         return {name: tuple(_directives(body)) for name, body in bodies.items()}
 
 
-def read(text: str, name: str = "template", parameters: dict[str, str] | None = None) -> Template:
+def read(
+    text: str,
+    name: str = "template",
+    parameters: dict[str, str] | None = None,
+    facts: dict[tuple[str, str], str] | None = None,
+) -> Template:
     """Read a template.
 
     Args:
         text: YAML or JSON.
         name: What to call it.
-        parameters: Values for its parameters.
+        parameters: Values for its parameters; `AWS::Region` is one.
+        facts: What is stated of functions, by logical name and name of the fact.
 
     Raises:
         Unreadable: It is malformed, too large, too deep, or no template.
@@ -166,16 +172,20 @@ def read(text: str, name: str = "template", parameters: dict[str, str] | None = 
     body = _parse(text, name)
     if not isinstance(body, dict) or not isinstance(body.get("Resources"), dict):
         raise Unreadable(f"{name}: no template: it has no Resources")
-    return from_body(body, name, parameters, transform=True)
+    skipped = list(_left_out(body))
+    body = _transformed(body, name, skipped)
+    return from_body(body, name, skipped, parameters, facts)
 
 
 def from_body(
-    body: dict[str, Any], name: str, parameters: dict[str, str] | None = None, *, transform: bool = False
+    body: dict[str, Any],
+    name: str,
+    skipped: Iterable[Skip] = (),
+    parameters: dict[str, str] | None = None,
+    facts: dict[tuple[str, str], str] | None = None,
 ) -> Template:
-    """A template that is parsed already, and maybe transformed."""
-    skipped = list(_left_out(body))
-    if transform:
-        body = _transformed(body, name, skipped)
+    """A template that is parsed and transformed already."""
+    skipped = list(skipped)
     resources = {}
     for key, value in body["Resources"].items():
         if not isinstance(value, dict) or not isinstance(value.get("Type"), str):
@@ -184,7 +194,7 @@ def from_body(
         resources[str(key)] = resource = Resource(str(key), value["Type"], value)
         if why := _why_unseen(resource):
             skipped.append(Skip(resource.name, "", why, _line(key)))
-    return Template(name, body, resources, skipped, parameters or {})
+    return Template(name, body, resources, skipped, parameters or {}, facts or {})
 
 
 def _check_depth(text: str, name: str) -> None:
