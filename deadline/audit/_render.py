@@ -56,9 +56,8 @@ def findings(found: Sequence[Finding]) -> Table:
     for column in ("line", "rule", "what"):
         table.add_column(column, no_wrap=column != "what")
     for one in found:
-        when = f"\n[{condition(one.when)}]" if one.when else ""
         style = _STYLES[RULES[one.rule].severity]
-        table.add_row(str(one.line or ""), Text(one.rule, style=style), Text(one.message + when))
+        table.add_row(str(one.line or ""), Text(one.rule, style=style), Text("\n".join(filter(None, (one.message, one.condition)))))
     return table
 
 
@@ -66,7 +65,7 @@ def reasons(found: Sequence[Finding]) -> Table:
     """Why that is wrong and what to do, once for each rule."""
     table = Table(show_edge=False, box=None, show_header=False, padding=(0, 2, 0, 2))
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for name in sorted({one.rule for one in found}):
         rule = RULES[name]
         table.add_row(
@@ -91,7 +90,7 @@ def cascade(name: str, bars: Sequence[Bar]) -> list[str]:
     """The limits of those who wait for a function beside its own, on one scale.
 
         29   API Gateway, REST API, GET /orders  ###################
-        60   Orders                              ###################--------------------  31 s unheard
+        60   Orders                              ###################--------------------  31 s too long
 
     A caller without a limit of its own waits as long as the function runs.
     """
@@ -105,7 +104,7 @@ def cascade(name: str, bars: Sequence[Bar]) -> list[str]:
         seconds = own if bar.seconds is None else bar.seconds
         drawn = round(min(seconds, heard) / longest * WIDTH) if bar.is_function else round(seconds / longest * WIDTH)
         late = round(seconds / longest * WIDTH) - drawn
-        note = f"  {own - heard:g} s unheard" if bar.is_function and own > heard else ""
+        note = f"  {own - heard:g} s too long" if bar.is_function and own > heard else ""
         number = f"{seconds:g}" if bar.seconds is not None else "-"
         lines.append(f"{number:>6}  {bar.title:<{titles}}  {'#' * drawn}{'-' * late}{note}".rstrip())
     return lines if len(bars) > 1 else [f"{own:>6g}  {name}"]
@@ -133,16 +132,11 @@ def costs(rows: Sequence[Cost]) -> Table:
     return table
 
 
-def condition(when: dict[str, str]) -> str:
-    """Under which parameters and conditions, in words."""
-    return ", ".join(f"if {name} = {value}" for name, value in when.items())
-
-
 def listing() -> Table:
     """Every rule."""
     table = Table(show_edge=False, box=None, header_style="dim", padding=(0, 2, 1, 2))
     table.add_column("rule", no_wrap=True)
-    table.add_column("what, why, fix, source")
+    table.add_column("what, why, fix, source", overflow="fold")
     for rule in sorted(RULES.values(), key=lambda rule: rule.id[1:]):
         text = Text.assemble((rule.title, "bold"), f"\n{rule.why}\nFix: {rule.fix}\n{rule.source} ({rule.checked})")
         table.add_row(Text(rule.id, style=_STYLES[rule.severity]), text)

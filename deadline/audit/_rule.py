@@ -50,6 +50,11 @@ class Finding(NamedTuple):
     message: str
     when: dict[str, str]
 
+    @property
+    def condition(self) -> str:
+        """`when` in words; empty if it is always."""
+        return ", ".join(f"if {name} = {value}" for name, value in self.when.items())
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -25,7 +25,10 @@ def _class(rule: Rule) -> type[CloudFormationLintRule]:
         if not isinstance(cfn.template.get("Resources"), dict):
             return []
         findings, _ = play(rule, from_body(cfn.template, cfn.filename or "template"))
-        return [RuleMatch(["Resources", one.resource, *one.path], one.message) for one in findings]
+        return [
+            RuleMatch(["Resources", one.resource, *one.path], " ".join(filter(None, (one.message, one.condition))))
+            for one in findings
+        ]
 
     return type(
         f"Deadline{rule.id}",
