@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from deadline.audit import _rules_calls, _rules_failures, _rules_machines, _rules_queues  # noqa: F401
 from deadline.audit._cost import DEFAULT_REGION, Prices, load, per_million
 from deadline.audit._model import DEFAULT_VISIBILITY, Function
-from deadline.audit._rule import RULES, Finding, play
+from deadline.audit._rule import RULES, Finding, internal, play
 from deadline.audit._template import FUNCTIONS, Skip, Template
 from deadline.audit._world import CannotTell, worlds
 
@@ -100,8 +100,9 @@ def audit(
             result.findings += findings
             result.skipped += skipped
     result.findings.sort(key=lambda finding: (finding.line, finding.rule, finding.resource))
+    prices = load() if prices is None else prices
     for resource in template.of_type(FUNCTIONS):
-        _describe(template, resource, result, prices or load(), deadline)
+        _describe(template, resource, result, prices, deadline)
     return result
 
 
@@ -118,6 +119,8 @@ def _describe(
         result.skipped.append(Skip(resource.name, "", "its condition is never true", resource.line("Condition")))
     except CannotTell as why:
         result.skipped.append(Skip(resource.name, "", f"no cascade and no cost: {why}", resource.line()))
+    except Exception as error:  # noqa: BLE001  # as in a rule
+        result.skipped.append(Skip(resource.name, "", internal(error), resource.line()))
 
 
 def _cascade(function: Function) -> Iterator[Bar]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
@@ -43,6 +44,7 @@ def per_million(price: Price, memory: float, seconds: float) -> float:
     return MILLION * (price.request + seconds * memory / 1024 * price.gb_second)
 
 
+@cache
 def load(text: str | None = None) -> Prices:
     """Our own price list, or one of the same form.
 

@@ -141,7 +141,12 @@ def _look(rule: Rule, world: World, resource: Resource) -> Iterator[tuple[Found 
     except CannotTell as why:
         yield None, str(why)
     except Exception as error:  # noqa: BLE001  # a template can be anything; a wrong shape is no reason to stop
-        yield None, f"internal error: {type(error).__name__}: {error}"
+        yield None, internal(error)
+
+
+def internal(error: Exception) -> str:
+    """What to say of an error of our own: the rest of the audit stands."""
+    return f"internal error: {type(error).__name__}: {error}"
 
 
 def _finding(

@@ -138,7 +138,8 @@ class Template:
         for name, value in _comparisons(self.section("Conditions")):
             found.setdefault(name, {})[value] = None
         for mapping, name in _looked_up(self.body):
-            for key in self.section("Mappings").get(mapping, ()):
+            keys = self.section("Mappings").get(mapping)
+            for key in keys if isinstance(keys, dict) else ():
                 found.setdefault(name, {})[str(key)] = None
         return {name: list(values) for name, values in found.items()}
 
@@ -259,14 +260,17 @@ def _transformed(body: dict[str, Any], name: str, skipped: list[Skip]) -> dict[s
 
 def _left_out(body: dict[str, Any]) -> Iterator[Skip]:
     """Say, and remove, what cannot be known: macros, other files, loops over something from outside."""
-    transforms = body.get("Transform", [])
-    for transform in transforms if isinstance(transforms, list) else [transforms]:
-        name = transform.get("Name", "?") if isinstance(transform, dict) else transform
+    for transform in _transforms(body):
+        name = str(transform.get("Name", "?") if isinstance(transform, dict) else transform)
         if name not in KNOWN_TRANSFORMS:
             yield Skip("", "", f"the macro {name} is not run: what it adds or changes is not seen", 0)
     for key in body:
         if key not in SECTIONS:
             yield Skip("", "", f"the section {key} is not read", _line(key))
+    for node in _nodes(body):
+        if str(node.get("Type")) in STACKS:
+            # cfn-lint would read the file that a nested stack names, to know what it puts out.
+            node.pop("Properties", None)
     resources = body["Resources"]
     for key in [key for key in resources if str(key).startswith("Fn::")]:
         why = _why_no_loop(body, key, resources[key])
@@ -275,11 +279,15 @@ def _left_out(body: dict[str, Any]) -> Iterator[Skip]:
             del resources[key]
 
 
+def _transforms(body: dict[str, Any]) -> list[Any]:
+    found = body.get("Transform", [])
+    return found if isinstance(found, list) else [found]
+
+
 def _why_no_loop(body: dict[str, Any], key: str, loop: Any) -> str:
     if not key.startswith("Fn::ForEach::"):
         return f"{key.partition('::')[2]} is not run: what it adds is not seen"
-    transforms = body.get("Transform", [])
-    if "AWS::LanguageExtensions" not in (transforms if isinstance(transforms, list) else [transforms]):
+    if "AWS::LanguageExtensions" not in _transforms(body):
         return "Fn::ForEach needs the transform AWS::LanguageExtensions"
     if not isinstance(loop, list) or len(loop) != 3 or not isinstance(loop[2], dict):
         return "Fn::ForEach needs a name, a collection and an output"
@@ -298,7 +306,7 @@ def _why_unseen(resource: Resource) -> str:
         return "a nested stack: give its template as well"
     if resource.type.endswith("::MODULE"):
         return f"the module {resource.type} is not expanded: what it holds is not seen"
-    if any(key.startswith("Fn::Transform") for key in resource.body):
+    if any("Fn::Transform" in node for node in _nodes(resource.body)):
         return "Fn::Transform is not run: what it adds is not seen"
     return ""
 

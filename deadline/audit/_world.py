@@ -135,7 +135,7 @@ class World:
     def items(self, node: Any, *path: str | int) -> list[Any]:
         """The list at `path`, its values resolved; one value is a list of one; `[]` if there is nothing."""
         found = self.at(node, *path)
-        if isinstance(found, str) and _OPEN in found and not self._is_resource(found):
+        if isinstance(found, str) and _MARKER.fullmatch(found) and not self._is_resource(found):
             raise CannotTell(f"{path[-1] if path else 'a list'} is {described(found)}")
         if found is ABSENT or found is None:
             return []
@@ -191,8 +191,7 @@ class World:
             self._depth -= 1
 
     def _is_resource(self, text: str) -> bool:
-        marker = _MARKER.fullmatch(text)
-        return marker is not None and marker[1].partition(".")[0] in self.template.resources
+        return any(name.partition(".")[0] in self.template.resources for name in named(text))
 
     def condition(self, name: str) -> bool:
         """Whether a condition holds."""
@@ -225,13 +224,21 @@ class World:
                 # A parameter that has another value than those it is compared with is known to differ from them.
                 return False if known and _mark(OTHER) in (left, right) else None
             return left == right
-        tests = [self._test(one) for one in argument]
         if name == "Fn::Not":
-            return None if len(tests) != 1 or tests[0] is None else not tests[0]
-        decisive = name == "Fn::Or"
-        if decisive in tests:
-            return decisive
-        return None if None in tests else not decisive
+            told = self._test(argument[0]) if len(argument) == 1 else None
+            return None if told is None else not told
+        return self._all_or_any(argument, decisive=name == "Fn::Or")
+
+    def _all_or_any(self, tests: list[Any], *, decisive: bool) -> bool | None:
+        """As far as the first that decides: the others are asked for nothing."""
+        result: bool | None = not decisive
+        for one in tests:
+            told = self._test(one)
+            if told is decisive:
+                return decisive
+            if told is None:
+                result = None
+        return result
 
     def _ref(self, name: Any) -> Any:
         if name == "AWS::NoValue":
