@@ -12,7 +12,7 @@ try:
     import cfnlint as _  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        f'this needs {error.name}, which is not installed: pip install "asyncio-deadline[audit]"', name=error.name
+        'this needs cfn-lint, which is not installed: pip install "asyncio-deadline[audit]"', name=error.name
     ) from None
 
 from deadline.audit._audit import Audit, Bar, Cost, audit

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Group
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+try:
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as error:
+    raise ImportError(
+        'this needs rich, which is not installed: pip install "asyncio-deadline[cli]"', name=error.name
+    ) from None
 
 from deadline.audit._cost import FORMULA
 from deadline.audit._rule import RULES

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-
 from deadline.audit import Audit, Template, Unreadable, _render, audit, load, read
 from deadline.audit._template import MOST_BYTES
+
+from rich.console import Console  # after `_render`, which says what to install without it
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,10 @@ def audits(
     Raises:
         ValueError: A fact or the prices are of no use.
     """
-    table = load(prices)
+    try:
+        table = load(prices)
+    except ValueError as error:
+        raise ValueError(f"--price: {error}") from None
     known = {_fact(name): value for name, value in facts.items()}
     told = {**parameters, **({"AWS::Region": region} if region else {})}
     templates: list[Template] = []

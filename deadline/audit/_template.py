@@ -60,7 +60,7 @@ class Skip(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Resource:
-    """A resource as it is written."""
+    """A resource as it is written; its name knows its line."""
 
     name: str
     type: str
@@ -73,7 +73,7 @@ class Resource:
 
     def line(self, *path: str) -> int:
         """Where the deepest part of `path` that is written stands, from 1; 0 if it is not known."""
-        found, node = _line(self.body), self.body
+        found, node = _line(self.name), self.body
         for name in path:
             key = next((key for key in node if key == name), None) if isinstance(node, dict) else None
             if key is None:
@@ -189,10 +189,10 @@ def from_body(
     skipped = list(skipped)
     resources = {}
     for key, value in body["Resources"].items():
-        if not isinstance(value, dict) or not isinstance(value.get("Type"), str):
+        if not isinstance(key, str) or not isinstance(_get(value, "Type"), str):
             skipped.append(Skip(str(key), "", "it is no resource: it has no Type", _line(key)))
             continue
-        resources[str(key)] = resource = Resource(str(key), value["Type"], value)
+        resources[key] = resource = Resource(key, value["Type"], value)
         if why := _why_unseen(resource):
             skipped.append(Skip(resource.name, "", why, _line(key)))
     return Template(name, body, resources, skipped, parameters or {}, facts or {})

@@ -26,7 +26,7 @@ def _class(rule: Rule) -> type[CloudFormationLintRule]:
             return []
         findings, _ = play(rule, from_body(cfn.template, cfn.filename or "template"))
         return [
-            RuleMatch(["Resources", one.resource, *one.path], " ".join(filter(None, (one.message, one.condition))))
+            RuleMatch(["Resources", one.resource, *one.path], ", ".join(filter(None, (one.message, one.condition))))
             for one in findings
         ]
 
