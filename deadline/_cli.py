@@ -94,7 +94,9 @@ def print_callers(*, event: IO[bytes] | None, as_json: bool) -> None:
 
 @main.command("audit")
 @click.argument("templates", nargs=-1, metavar="TEMPLATE...")
-@click.option("--parameter", "parameters", multiple=True, metavar="K=V", help="A parameter's value; may be repeated.")
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="K=V", help="A parameter's value; may be repeated."
+)
 @click.option("--region", metavar="R", help="Where it is deployed; for mappings, conditions and prices.")
 @click.option(
     "--deadline",
@@ -125,7 +127,7 @@ def audit_templates(
     as_json: bool,
     list_rules: bool,
 ) -> None:
-    """Find time limits that do not fit together in SAM and CloudFormation templates, before they are deployed.
+    """Find time limits that do not fit together in SAM and CloudFormation templates.
 
     Nothing in them is executed, and no other file is read.
 

@@ -89,7 +89,8 @@ def audit(
     Args:
         template: See `read`.
         ignore: Beginnings of the ids of rules to leave out.
-        deadline: Seconds after which a deadline ends a hung invocation, for the costs of functions that state none.
+        deadline: Seconds after which a deadline ends a hung invocation, for the costs of functions that
+            state none.
         region: Whose prices; `None` for us-east-1.
         prices: Other prices than ours.
     """
@@ -116,7 +117,9 @@ def _describe(
         result.cascades[resource.name] = list(_cascade(function))
         result.costs += _cost(function, result.region, prices, deadline)
     except StopIteration:
-        result.skipped.append(Skip(resource.name, "", "its condition is never true", resource.line("Condition")))
+        result.skipped.append(
+            Skip(resource.name, "", "its condition is never true", resource.line("Condition"))
+        )
     except CannotTell as why:
         result.skipped.append(Skip(resource.name, "", f"no cascade and no cost: {why}", resource.line()))
     except Exception as error:  # noqa: BLE001  # as in a rule
@@ -129,7 +132,9 @@ def _cascade(function: Function) -> Iterator[Bar]:
             yield Bar(call.title, call.limit)
     for mapping in function.mappings():
         if mapping.queue is not None:
-            visibility = function.world.number(mapping.queue.properties, "VisibilityTimeout", default=DEFAULT_VISIBILITY)
+            visibility = function.world.number(
+                mapping.queue.properties, "VisibilityTimeout", default=DEFAULT_VISIBILITY
+            )
             yield Bar(f"{mapping.queue.name}, hidden for", visibility)
     yield Bar(function.name, function.timeout, is_function=True)
 

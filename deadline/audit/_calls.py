@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from deadline.aws import callers
 from deadline.audit._machines import tasks
+from deadline.audit._marker import described, is_known, named
 from deadline.audit._template import MACHINES, _get
-from deadline.audit._world import CannotTell, described, is_known, named
+from deadline.audit._world import CannotTell
+from deadline.aws import callers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,7 +109,9 @@ def _events(function: Function) -> Iterator[Call]:
             # SAM has no timeout here, and 29 s behind it; a method's own stands in the API's DefinitionBody.
             yield _call("rest-api", where, None, _route(function, node) or name)
         elif kind == "HttpApi":
-            yield _call("http-api", where, _millis(function, node, "TimeoutInMillis"), _route(function, node) or name)
+            yield _call(
+                "http-api", where, _millis(function, node, "TimeoutInMillis"), _route(function, node) or name
+            )
         elif kind == "Cognito":
             triggers = world.items(node, "Trigger")
             waits = [one for one in triggers if one not in _CUSTOM_SENDERS]
@@ -120,7 +123,9 @@ def _events(function: Function) -> Iterator[Call]:
 
 
 def _urls(function: Function) -> Iterator[Call]:
-    if function.resource.type == "AWS::Serverless::Function" and _get(function.resource.properties, "FunctionUrlConfig"):
+    if function.resource.type == "AWS::Serverless::Function" and _get(
+        function.resource.properties, "FunctionUrlConfig"
+    ):
         yield _call("function-url", function.name)
     for resource in function.related("AWS::Lambda::Url"):
         if function.is_in(function.world.text(resource.properties, "TargetFunctionArn")):
@@ -238,7 +243,9 @@ def _triggers(function: Function) -> Iterator[Call]:
             arn = world.text(target, "LambdaArn") if isinstance(target, dict) else world.text(target)
             if function.is_in(arn):
                 late = name in _CUSTOM_SENDERS
-                yield Call("event", "Cognito", resource.name, None) if late else _call("cognito", resource.name)
+                yield (
+                    Call("event", "Cognito", resource.name, None) if late else _call("cognito", resource.name)
+                )
 
 
 def _edges(function: Function) -> Iterator[Call]:

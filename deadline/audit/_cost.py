@@ -1,4 +1,4 @@
-"""What hung invocations cost, and how many of them there are at once: pure functions of numbers, and prices as data."""
+"""What hung invocations cost: a pure function of numbers, and prices as data."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load(text: str | None = None) -> Prices:
     """Our own price list, or one of the same form.
 
     Args:
-        text: JSON: `{"source": "...", "regions": {"eu-west-1": {"request": 2e-07, "x86_64": ..., "arm64": ...}}}`.
+        text: JSON: `{"source": "...", "regions": {"eu-west-1": {"request": 2e-07, "arm64": ...}}}`; dollars.
 
     Raises:
         ValueError: It is of another form.
@@ -64,7 +64,9 @@ def load(text: str | None = None) -> Prices:
     if not isinstance(regions, dict) or not all(
         isinstance(row, dict) and all(_is_price(price) for price in row.values()) for row in regions.values()
     ):
-        raise ValueError('expected {"regions": {"us-east-1": {"request": 2e-07, "x86_64": 0.00001, "arm64": ...}}}')
+        raise ValueError(
+            'expected {"regions": {"us-east-1": {"request": 2e-07, "x86_64": 0.00001, "arm64": ...}}}'
+        )
     return Prices(regions, str(data.get("source", "")))
 
 

@@ -6,8 +6,10 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from deadline.audit._intrinsics import ABSENT
+from deadline.audit._marker import described, is_known, named
 from deadline.audit._template import FUNCTIONS, _get
-from deadline.audit._world import ABSENT, CannotTell, described, is_known, named
+from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +56,9 @@ def definition(world: World, machine: Resource) -> dict[str, Any]:
     for key in ("DefinitionUri", "DefinitionS3Location"):
         if world.at(node, key) is not ABSENT:
             raise CannotTell(f"the definition is in a file of its own ({key}), which is not read")
-    places = {f"${{{name}}}": world.text(value) for name, value in world.entries(node, "DefinitionSubstitutions")}
+    places = {
+        f"${{{name}}}": world.text(value) for name, value in world.entries(node, "DefinitionSubstitutions")
+    }
     written = world.at(node, "Definition")
     if written is ABSENT:
         text = _filled(world.text(node, "DefinitionString"), places)
@@ -71,7 +75,11 @@ def definition(world: World, machine: Resource) -> dict[str, Any]:
 
 def _filled(node: Any, places: dict[str, str]) -> Any:
     if isinstance(node, str):
-        return re.sub(r"\$\{[A-Za-z0-9_.]+\}", lambda place: places.get(place[0], place[0]), node) if places else node
+        return (
+            re.sub(r"\$\{[A-Za-z0-9_.]+\}", lambda place: places.get(place[0], place[0]), node)
+            if places
+            else node
+        )
     if isinstance(node, dict):
         return {key: _filled(value, places) for key, value in node.items()}
     return [_filled(value, places) for value in node] if isinstance(node, list) else node
@@ -85,9 +93,14 @@ def _tasks(world: World, machine: Any, depth: int) -> Iterator[Task]:
         if _get(state, "Type") == "Task":
             yield _task(world, str(name), state)
         branches = _get(state, "Branches")
-        for inner in (*(branches if isinstance(branches, list) else ()), *map(state.get, ("Iterator", "ItemProcessor"))) if (
-            isinstance(state, dict)
-        ) else ():
+        for inner in (
+            (
+                *(branches if isinstance(branches, list) else ()),
+                *map(state.get, ("Iterator", "ItemProcessor")),
+            )
+            if (isinstance(state, dict))
+            else ()
+        ):
             yield from _tasks(world, inner, depth + 1)
 
 

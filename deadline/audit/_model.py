@@ -1,4 +1,4 @@
-"""What the rules speak of: a function, who calls it, the queues and streams that feed it. Read in one world."""
+"""What the rules speak of, in one world: a function, who calls it, the queues and streams that feed it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline.audit._calls import calls
+from deadline.audit._intrinsics import ABSENT
+from deadline.audit._marker import described, is_known, named
 from deadline.audit._template import _get
-from deadline.audit._world import ABSENT, CannotTell, described, is_known, named
+from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +104,10 @@ class Function:
     @property
     def memory(self) -> float:
         """Megabytes."""
-        return self.world.number(self.resource.properties, "MemorySize", default=DEFAULT_MEMORY) or DEFAULT_MEMORY
+        return (
+            self.world.number(self.resource.properties, "MemorySize", default=DEFAULT_MEMORY)
+            or DEFAULT_MEMORY
+        )
 
     @property
     def architecture(self) -> str:
@@ -140,7 +145,9 @@ class Function:
             if other is not None and other.type in _ALIASES:
                 # An alias of an alias is refused by CloudFormation; a circle of them would never end.
                 written = self.world.text(other.properties, "FunctionName")
-                if self.name in (name.partition(".")[0] for name in named(written)) or self._is_called(written):
+                if self.name in (name.partition(".")[0] for name in named(written)) or self._is_called(
+                    written
+                ):
                     return True
         return self._is_called(text)
 
@@ -227,4 +234,3 @@ class Function:
             or self.world.text(one, "DestinationConfig", "OnFailure", "Type")
             for one in self.invoke_configs()
         )
-

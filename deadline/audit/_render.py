@@ -1,12 +1,13 @@
-"""An audit for people, as tables and a drawing, and for machines, as JSON. Pure: audits in, texts and renderables out."""
+"""An audit for people, as tables and a drawing, and for machines, as plain data."""
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 try:
-    from rich.console import Group
+    from rich.console import Console, Group
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from deadline.audit._template import Skip
 
 WIDTH: Final = 40
+"""Characters of the longest bar."""
+
+PLAIN: Final = 120
+"""Characters of a line where there is no terminal."""
+
 _STYLES: Final = {"error": "red", "warning": "yellow"}
 
 
@@ -62,7 +68,11 @@ def findings(found: Sequence[Finding]) -> Table:
         table.add_column(column, no_wrap=column != "what")
     for one in found:
         style = _STYLES[RULES[one.rule].severity]
-        table.add_row(str(one.line or ""), Text(one.rule, style=style), Text("\n".join(filter(None, (one.message, one.condition)))))
+        table.add_row(
+            str(one.line or ""),
+            Text(one.rule, style=style),
+            Text("\n".join(filter(None, (one.message, one.condition)))),
+        )
     return table
 
 
@@ -87,7 +97,9 @@ def skipped(skips: Sequence[Skip]) -> Table:
         rules[one.resource, one.why][one.rule] = None
     table = Table(show_edge=False, box=None, show_header=False, padding=(0, 2, 0, 2))
     for (resource, why), names in rules.items():
-        table.add_row(Text(resource or "the template"), Text(why), Text(" ".join(filter(None, names)), style="dim"))
+        table.add_row(
+            Text(resource or "the template"), Text(why), Text(" ".join(filter(None, names)), style="dim")
+        )
     return table
 
 
@@ -107,7 +119,11 @@ def cascade(name: str, bars: Sequence[Bar]) -> list[str]:
     lines = []
     for bar in bars:
         seconds = own if bar.seconds is None else bar.seconds
-        drawn = round(min(seconds, heard) / longest * WIDTH) if bar.is_function else round(seconds / longest * WIDTH)
+        drawn = (
+            round(min(seconds, heard) / longest * WIDTH)
+            if bar.is_function
+            else round(seconds / longest * WIDTH)
+        )
         late = round(seconds / longest * WIDTH) - drawn
         note = f"  {own - heard:g} s too long" if bar.is_function and own > heard else ""
         number = f"{seconds:g}" if bar.seconds is not None else "-"
@@ -123,7 +139,9 @@ def costs(rows: Sequence[Cost]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         ended = "-" if row.ended is None else f"${row.ended:,.2f} at {row.deadline:g} s"
-        rate = None if row.rate is None else row.rate * (row.timeout if row.deadline is None else row.deadline)
+        rate = (
+            None if row.rate is None else row.rate * (row.timeout if row.deadline is None else row.deadline)
+        )
         table.add_row(
             row.function,
             f"{row.memory:g}",
@@ -143,7 +161,9 @@ def listing() -> Table:
     table.add_column("rule", no_wrap=True)
     table.add_column("what, why, fix, source", overflow="fold")
     for rule in sorted(RULES.values(), key=lambda rule: rule.id[1:]):
-        text = Text.assemble((rule.title, "bold"), f"\n{rule.why}\nFix: {rule.fix}\n{rule.source} ({rule.checked})")
+        text = Text.assemble(
+            (rule.title, "bold"), f"\n{rule.why}\nFix: {rule.fix}\n{rule.source} ({rule.checked})"
+        )
         table.add_row(Text(rule.id, style=_STYLES[rule.severity]), text)
     return table
 
@@ -170,3 +190,12 @@ def as_data(audit: Audit) -> dict[str, Any]:
         "region": audit.region,
         "formula": FORMULA,
     }
+
+
+def printed(what: RenderableType, *, terminal: bool) -> str:
+    """As text: coloured and as wide as the terminal, or plain."""
+    width = Console().width if terminal else PLAIN
+    file = io.StringIO()
+    Console(file=file, width=width, force_terminal=terminal, highlight=False).print(what)
+    lines = (line if terminal else line.rstrip() for line in file.getvalue().splitlines())
+    return "".join(f"{line}\n" for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -11,14 +10,10 @@ from typing import TYPE_CHECKING, Final
 from deadline.audit import Audit, Template, Unreadable, _render, audit, load, read
 from deadline.audit._template import MOST_BYTES
 
-from rich.console import Console  # after `_render`, which says what to install without it
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import RenderableType
 
-WIDTH: Final = 120
 FACTS: Final = ("SecondsPerItem", "InvocationsPerSecond", "Deadline", "Idempotent")
 
 
@@ -51,15 +46,13 @@ def audits(
         except Unreadable as error:
             errors.append(str(error))
     _check_names(templates, parameters, known)
-    done = [
-        audit(one, ignore=ignore, deadline=deadline, region=region, prices=table) for one in templates
-    ]
+    done = [audit(one, ignore=ignore, deadline=deadline, region=region, prices=table) for one in templates]
     return done, errors
 
 
 def as_text(results: Sequence[Audit]) -> str:
     """For people."""
-    return "\n".join(_printed(_render.render(one)) for one in results)
+    return "\n".join(_render.printed(_render.render(one), terminal=sys.stdout.isatty()) for one in results)
 
 
 def as_json(results: Sequence[Audit], errors: Sequence[str]) -> str:
@@ -70,7 +63,7 @@ def as_json(results: Sequence[Audit], errors: Sequence[str]) -> str:
 
 def listing() -> str:
     """Every rule."""
-    return _printed(_render.listing())
+    return _render.printed(_render.listing(), terminal=sys.stdout.isatty())
 
 
 def _text(path: str) -> str:
@@ -107,13 +100,3 @@ def _check_names(
     for name, _ in facts:
         if not any(name in one.resources for one in templates):
             raise ValueError(f"--fact: no template has a function {name!r}")
-
-
-def _printed(what: RenderableType) -> str:
-    colours = sys.stdout.isatty()
-    console = Console(
-        file=io.StringIO(), width=Console().width if colours else WIDTH, force_terminal=colours, highlight=False
-    )
-    console.print(what)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n" if not colours else text

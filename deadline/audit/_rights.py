@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from deadline.audit._world import ABSENT, CannotTell, described, is_known, named
+from deadline.audit._intrinsics import ABSENT
+from deadline.audit._marker import described, is_known, named
+from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +22,9 @@ _READING: Final = re.compile(
 )
 # SAM's policy templates: docs.aws.amazon.com/serverless-application-model/latest/developerguide/
 # serverless-policy-template-list.html
-_CHANGING_TEMPLATE: Final = re.compile(r"Crud|Write|Send|Publish|Put|Invoke|Execution|Create|Delete|Update|Full")
+_CHANGING_TEMPLATE: Final = re.compile(
+    r"Crud|Write|Send|Publish|Put|Invoke|Execution|Create|Delete|Update|Full"
+)
 _MANAGED_CHANGING: Final = re.compile(r"FullAccess|Administrator|PowerUser|Write|Put")
 _MANAGED_HARMLESS: Final = re.compile(
     r"ReadOnly|AWSLambda\w*ExecutionRole|AWSXRay|CloudWatchLambda|LambdaInsights|AWSLambdaRole$"
@@ -75,7 +79,11 @@ def _attached(function: Function, role: Resource) -> Iterator[Right | Unseen]:
     world = function.world
     for name in world.template.mentioned_by[role.name]:
         other = world.template.resources[name]
-        if other.type in {"AWS::IAM::Policy", "AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy"} and world.exists(other):
+        if other.type in {
+            "AWS::IAM::Policy",
+            "AWS::IAM::ManagedPolicy",
+            "AWS::IAM::RolePolicy",
+        } and world.exists(other):
             yield from _document(function, world.at(other.properties, "PolicyDocument"))
 
 
@@ -97,7 +105,11 @@ def _managed(arn: str) -> Iterator[Right | Unseen]:
     name = arn.rpartition("/")[2] if is_known(arn.rpartition("/")[2]) else ""
     if name and _MANAGED_HARMLESS.search(name):
         return
-    yield Right(f"managed:{name.lower()}", "*") if name and _MANAGED_CHANGING.search(name) else Unseen(described(arn))
+    yield (
+        Right(f"managed:{name.lower()}", "*")
+        if name and _MANAGED_CHANGING.search(name)
+        else Unseen(described(arn))
+    )
 
 
 def _document(function: Function, document: Any) -> Iterator[Right]:

@@ -91,7 +91,7 @@ RULES: Final[dict[str, Rule]] = {}
 """Every rule by its id."""
 
 
-def rule(  # noqa: D417  # the arguments are those of Rule
+def rule(  # the arguments are those of Rule
     id: str,  # noqa: A002
     title: str,
     *,

@@ -24,10 +24,11 @@ _DG: Final = "https://docs.aws.amazon.com/lambda/latest/dg/"
 @rule(
     "W9710",
     "A function may run longer than its caller waits",
-    why="The caller gives up, answers an error and often calls again, while the function runs on unheard: the work is "
-    "done and paid for twice, and what it was about to answer is lost.",
-    fix="Set the Timeout a little below what the caller waits. For work that needs longer, answer at once and decouple: "
-    "a queue and a second function, Step Functions, or Fargate and Batch for more than 900 s.",
+    why="The caller gives up, answers an error and often calls again, while the function runs on unheard: "
+    "the work is done and paid for twice, and what it was about to answer is lost.",
+    fix="Set the Timeout a little below what the caller waits. For work that needs longer, answer at once "
+    "and decouple: a queue and a second function, Step Functions, or Fargate and Batch for more than "
+    "900 s.",
     source="https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-execution-service-limits-table.html",
     on=FUNCTIONS,
 )
@@ -40,8 +41,8 @@ def outlives_its_caller(world: World, resource: Resource) -> Iterator[Found]:
             continue
         if function.timeout > call.limit:
             yield Found(
-                f"{function.name} may run {function.timeout:g} s, and {call.title} ({call.where}) gives up after "
-                f"{call.limit:g} s",
+                f"{function.name} may run {function.timeout:g} s, and {call.title} ({call.where}) gives up "
+                f"after {call.limit:g} s",
                 resource,
                 TIMEOUT,
             )
@@ -52,10 +53,10 @@ def outlives_its_caller(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9711",
     "Somebody may wait more than 6 s",
-    why="A user does not wait that long, and when a dependency hangs every request holds its concurrency and its price "
-    "for all of it.",
-    fix="Set the Timeout to 3 to 6 s, and give the calls inside a deadline. What takes longer goes behind a queue or "
-    "into Step Functions, and the user gets an answer at once.",
+    why="A user does not wait that long, and when a dependency hangs every request holds its concurrency "
+    "and its price for all of it.",
+    fix="Set the Timeout to 3 to 6 s, and give the calls inside a deadline. What takes longer goes behind a "
+    "queue or into Step Functions, and the user gets an answer at once.",
     source="https://theburningmonk.com/2019/03/best-practices-for-aws-lambda-timeouts/",
     on=FUNCTIONS,
 )
@@ -79,7 +80,8 @@ def keeps_a_user_waiting(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9712",
     "The default timeout was never set",
-    why="Without a Timeout a function is killed after 3 s, cold start's import included; nobody decided that.",
+    why="Without a Timeout a function is killed after 3 s, cold start's import included; nobody decided "
+    "that.",
     fix="Write a Timeout: what the work takes at its slowest, and a margin to end it properly.",
     source=_DG + "configuration-timeout.html",
     on=FUNCTIONS,
@@ -93,26 +95,29 @@ def never_set(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9713",
     "The timeout is the longest there is",
-    why="900 s for safety is none: whatever hangs does so for a quarter of an hour, at full price and with its "
-    "concurrency; and if the work does need that, it will need more tomorrow.",
-    fix="Set the Timeout from what the work takes. Divide work that is longer: a queue, a Map of Step Functions, an "
-    "invocation that carries on where the last one stopped; or move it to Fargate or Batch.",
+    why="900 s for safety is none: whatever hangs does so for a quarter of an hour, at full price and with "
+    "its concurrency; and if the work does need that, it will need more tomorrow.",
+    fix="Set the Timeout from what the work takes. Divide work that is longer: a queue, a Map of Step "
+    "Functions, an invocation that carries on where the last one stopped; or move it to Fargate or "
+    "Batch.",
     source=_DG + "gettingstarted-limits.html",
     on=FUNCTIONS,
 )
 def longest_there_is(world: World, resource: Resource) -> Iterator[Found]:
     """The timeout against the most that Lambda has."""
     if Function(world, resource).timeout >= MOST_SECONDS:
-        yield Found(f"{resource.name} has the longest Timeout there is, {MOST_SECONDS:g} s", resource, TIMEOUT)
+        yield Found(
+            f"{resource.name} has the longest Timeout there is, {MOST_SECONDS:g} s", resource, TIMEOUT
+        )
 
 
 @rule(
     "W9750",
     "Hung invocations need more concurrency than is reserved",
-    why="When a dependency hangs, every invocation lasts until its timeout: rate × timeout of them run at once. Past the "
-    "reserved concurrency the rest are throttled, the healthy ones too.",
-    fix="Lower the Timeout, end the work before it with a deadline, or reserve more. State what is expected: Metadata, "
-    "asyncio-deadline, InvocationsPerSecond and Deadline.",
+    why="When a dependency hangs, every invocation lasts until its timeout: rate × timeout of them run at "
+    "once. Past the reserved concurrency the rest are throttled, the healthy ones too.",
+    fix="Lower the Timeout, end the work before it with a deadline, or reserve more. State what is "
+    "expected: Metadata, asyncio-deadline, InvocationsPerSecond and Deadline.",
     source=_DG + "lambda-concurrency.html",
     on=FUNCTIONS,
 )
@@ -126,10 +131,8 @@ def too_many_at_once(world: World, resource: Resource) -> Iterator[Found]:
     seconds = function.timeout if stated is None else min(stated, function.timeout)
     if rate * seconds > function.reserved:
         yield Found(
-            f"{rate:g} a second × {seconds:g} s = {rate * seconds:g} at once when they hang; {function.name} has "
-            f"{function.reserved:g} reserved",
+            f"{rate:g} a second × {seconds:g} s = {rate * seconds:g} at once when they hang; "
+            f"{function.name} has {function.reserved:g} reserved",
             resource,
             ("Properties", "ReservedConcurrentExecutions"),
         )
-
-

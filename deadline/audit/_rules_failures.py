@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 from typing import TYPE_CHECKING, Final
 
+from deadline.audit._intrinsics import ABSENT
 from deadline.audit._model import Function
 from deadline.audit._rights import Right, Unseen, changes, rights
 from deadline.audit._rule import Found, rule
 from deadline.audit._template import FUNCTIONS, _texts
-from deadline.audit._world import ABSENT, CannotTell
+from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +24,10 @@ _DG: Final = "https://docs.aws.amazon.com/lambda/latest/dg/"
 @rule(
     "W9730",
     "An event that fails to the end is gone",
-    why="An asynchronous event is tried three times in all. If the function is killed each time, Lambda discards it, and "
-    "nobody is told.",
-    fix="Give the function an OnFailure destination (EventInvokeConfig) or a dead-letter queue; in code, deadline's "
-    "notices say why.",
+    why="An asynchronous event is tried three times in all. If the function is killed each time, Lambda "
+    "discards it, and nobody is told.",
+    fix="Give the function an OnFailure destination (EventInvokeConfig) or a dead-letter queue; in code, "
+    "deadline's notices say why.",
     source=_DG + "invocation-async-error-handling.html",
     on=FUNCTIONS,
 )
@@ -37,7 +38,8 @@ def discarded(world: World, resource: Resource) -> Iterator[Found]:
         unknown = unknown or (call.unknown if call.kind == "unknown" else "")
         if call.kind == "event" and not function.keeps_failures:
             yield Found(
-                f"{call.title} ({call.where}) does not wait for {function.name}, which keeps no failures", resource
+                f"{call.title} ({call.where}) does not wait for {function.name}, which keeps no failures",
+                resource,
             )
             return
     if unknown:
@@ -47,8 +49,8 @@ def discarded(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9733",
     "A retry may do again what was done",
-    why="A function that is killed half-way is called again with the same event, by Lambda itself, by its queue or its "
-    "stream. What it changed before is changed twice.",
+    why="A function that is killed half-way is called again with the same event, by Lambda itself, by its "
+    "queue or its stream. What it changed before is changed twice.",
     fix="Make it idempotent (a conditional write, an idempotency table, Powertools) and state it: Metadata, "
     "asyncio-deadline, Idempotent: true. Or set MaximumRetryAttempts to 0.",
     source=_DG + "invocation-retries.html",
@@ -69,8 +71,8 @@ def done_twice(world: World, resource: Resource) -> Iterator[Found]:
             unseen = unseen or right.name
         elif changes(right):
             yield Found(
-                f"{retriers[0]} tries again, and {function.name} may change things ({right.action}) with no sign of "
-                "idempotency",
+                f"{retriers[0]} tries again, and {function.name} may change things ({right.action}) "
+                "with no sign of idempotency",
                 resource,
             )
             return
@@ -81,10 +83,10 @@ def done_twice(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9734",
     "A function may invoke itself, and nothing says how often",
-    why="A function that carries on by invoking itself, and never comes to an end, runs and costs for ever; Lambda's "
-    "own detection ends a chain after about 16, also one that means to go on.",
-    fix="Set RecursiveLoop: Terminate where a chain is a fault, Allow where it is meant and has a limit of its own; or "
-    "let Step Functions be the loop.",
+    why="A function that carries on by invoking itself, and never comes to an end, runs and costs for ever; "
+    "Lambda's own detection ends a chain after about 16, also one that means to go on.",
+    fix="Set RecursiveLoop: Terminate where a chain is a fault, Allow where it is meant and has a limit of "
+    "its own; or let Step Functions be the loop.",
     source=_DG + "invocation-recursion.html",
     on=FUNCTIONS,
 )

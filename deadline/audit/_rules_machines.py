@@ -22,10 +22,10 @@ _DG: Final = "https://docs.aws.amazon.com/step-functions/latest/dg/"
 @rule(
     "W9740",
     "A task has no timeout",
-    why="A task without TimeoutSeconds waits 99,999,999 s, three years, for an answer that may never come, and the "
-    "execution with it.",
-    fix="Give every task that waits for a function, an activity, a job or a token a TimeoutSeconds a little above what "
-    "it may take, and HeartbeatSeconds where it reports.",
+    why="A task without TimeoutSeconds waits 99,999,999 s, three years, for an answer that may never come, "
+    "and the execution with it.",
+    fix="Give every task that waits for a function, an activity, a job or a token a TimeoutSeconds a little "
+    "above what it may take, and HeartbeatSeconds where it reports.",
     source=_DG + "sfn-stuck-execution.html",
     on=MACHINES,
 )
@@ -41,7 +41,8 @@ def waits_for_ever(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9741",
     "A task gives up before its function",
-    why="Its timeout does not stop the function: that runs on, unheard, while the execution tries again beside it.",
+    why="Its timeout does not stop the function: that runs on, unheard, while the execution tries again "
+    "beside it.",
     fix="Set the function's Timeout below the task's TimeoutSeconds.",
     source=_DG + "concepts-error-handling.html",
     on=MACHINES,
@@ -59,7 +60,8 @@ def gives_up_first(world: World, resource: Resource) -> Iterator[Found]:
             function = Function(world, one)
             if function.is_in(task.target) and world.exists(one) and function.timeout > task.timeout:
                 yield Found(
-                    f"{task.name} gives up after {task.timeout:g} s, and {function.name} may run {function.timeout:g} s",
+                    f"{task.name} gives up after {task.timeout:g} s, and {function.name} may run "
+                    f"{function.timeout:g} s",
                     resource,
                 )
     if unknown:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from deadline.audit._intrinsics import ABSENT
 from deadline.audit._model import DEFAULT_VISIBILITY, Function, Mapping
 from deadline.audit._rule import Found, rule
 from deadline.audit._template import FUNCTIONS
-from deadline.audit._world import ABSENT, CannotTell
+from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,11 @@ _SQS: Final = _DG + "services-sqs-configure.html"
 @rule(
     "W9720",
     "A queue's visibility timeout is short of six times the function's",
-    why="A throttled batch is tried again within the visibility timeout. When that is over, the messages come again "
-    "while they are being worked on, and count towards the dead-letter queue without a fault of their own.",
-    fix="Set VisibilityTimeout to at least 6 × Timeout + MaximumBatchingWindowInSeconds, or lower the Timeout.",
+    why="A throttled batch is tried again within the visibility timeout. When that is over, the messages "
+    "come again while they are being worked on, and count towards the dead-letter queue without a fault "
+    "of their own.",
+    fix="Set VisibilityTimeout to at least 6 × Timeout + MaximumBatchingWindowInSeconds, or lower the "
+    "Timeout.",
     source=_SQS,
     on=FUNCTIONS,
 )
@@ -48,9 +51,10 @@ def seen_too_soon(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "E9721",
     "A queue's visibility timeout is shorter than the function's",
-    why="Lambda refuses the event source mapping, so the deployment fails; and where the function's timeout was raised "
-    "afterwards, every slow batch is worked on twice.",
-    fix="Set VisibilityTimeout to at least 6 × Timeout + MaximumBatchingWindowInSeconds, or lower the Timeout.",
+    why="Lambda refuses the event source mapping, so the deployment fails; and where the function's timeout "
+    "was raised afterwards, every slow batch is worked on twice.",
+    fix="Set VisibilityTimeout to at least 6 × Timeout + MaximumBatchingWindowInSeconds, or lower the "
+    "Timeout.",
     source=_SQS,
     on=FUNCTIONS,
 )
@@ -60,8 +64,8 @@ def refused(world: World, resource: Resource) -> Iterator[Found]:
         timeout = Function(world, resource).timeout
         if visibility < timeout:
             yield Found(
-                f"{queue.name} shows messages again after {visibility:g} s, and {resource.name} may run {timeout:g} s: "
-                "Lambda refuses the mapping",
+                f"{queue.name} shows messages again after {visibility:g} s, and {resource.name} may run "
+                f"{timeout:g} s: Lambda refuses the mapping",
                 queue,
                 VISIBILITY,
             )
@@ -70,10 +74,10 @@ def refused(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9722",
     "One item that fails brings back its whole batch",
-    why="Without partial batch responses an error, or a timeout near the end, returns every item of the batch, those "
-    "that were done included.",
-    fix="Set FunctionResponseTypes to [ReportBatchItemFailures] and answer with the items to keep, as deadline's each() "
-    "and aws.batch_response() do; or a BatchSize of 1.",
+    why="Without partial batch responses an error, or a timeout near the end, returns every item of the "
+    "batch, those that were done included.",
+    fix="Set FunctionResponseTypes to [ReportBatchItemFailures] and answer with the items to keep, as "
+    "deadline's each() and aws.batch_response() do; or a BatchSize of 1.",
     source=_DG + "services-sqs-errorhandling.html",
     on=FUNCTIONS,
 )
@@ -92,8 +96,8 @@ def whole_batches(world: World, resource: Resource) -> Iterator[Found]:
     "W9723",
     "A full batch does not fit into the timeout",
     why="The function is killed in every full batch, the batch comes again, and nothing gets through.",
-    fix="Lower the BatchSize, raise the Timeout (and the queue's visibility), or stop in time and return the rest. "
-    "Items that take minutes belong into Step Functions, Fargate or Batch.",
+    fix="Lower the BatchSize, raise the Timeout (and the queue's visibility), or stop in time and return "
+    "the rest. Items that take minutes belong into Step Functions, Fargate or Batch.",
     source=_DG + "services-sqs-parameters.html",
     on=FUNCTIONS,
 )
@@ -106,8 +110,8 @@ def batch_too_large(world: World, resource: Resource) -> Iterator[Found]:
     for mapping in function.mappings():
         if mapping.batch * cost > function.timeout:
             yield Found(
-                f"{_title(mapping)}: {mapping.batch:g} items × {cost:g} s = {mapping.batch * cost:g} s, and the timeout "
-                f"is {function.timeout:g} s",
+                f"{_title(mapping)}: {mapping.batch:g} items × {cost:g} s = {mapping.batch * cost:g} s, and the "
+                f"timeout is {function.timeout:g} s",
                 mapping.resource,
                 _place(mapping, "BatchSize"),
             )
@@ -116,8 +120,8 @@ def batch_too_large(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9731",
     "A queue has no dead-letter queue",
-    why="A message that kills the function comes again until it is too old, takes its batch with it each time, and is "
-    "then gone without a trace.",
+    why="A message that kills the function comes again until it is too old, takes its batch with it each "
+    "time, and is then gone without a trace.",
     fix="Give the queue a RedrivePolicy with a maxReceiveCount of at least 5.",
     source="https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html",
     on=FUNCTIONS,
@@ -134,8 +138,8 @@ def poison(world: World, resource: Resource) -> Iterator[Found]:
 @rule(
     "W9732",
     "A record that fails stops its shard",
-    why="By default a stream's batch is tried again until it expires, up to a week for Kinesis, and everything behind it "
-    "waits; then it is gone without a trace.",
+    why="By default a stream's batch is tried again until it expires, up to a week for Kinesis, and "
+    "everything behind it waits; then it is gone without a trace.",
     fix="Set MaximumRetryAttempts or MaximumRecordAgeInSeconds, and a DestinationConfig with OnFailure; "
     "BisectBatchOnFunctionError finds the record.",
     source=_DG + "kinesis-on-failure-destination.html",
@@ -146,9 +150,13 @@ def stopped_shard(world: World, resource: Resource) -> Iterator[Found]:
     for mapping in Function(world, resource).mappings():
         if mapping.kind != "stream":
             continue
-        limits = [world.number(mapping.node, key) for key in ("MaximumRetryAttempts", "MaximumRecordAgeInSeconds")]
+        limits = [
+            world.number(mapping.node, key) for key in ("MaximumRetryAttempts", "MaximumRecordAgeInSeconds")
+        ]
         if all(limit is None or limit < 0 for limit in limits):
-            yield Found(f"{_title(mapping)}: a batch that fails is tried again until it expires", mapping.resource)
+            yield Found(
+                f"{_title(mapping)}: a batch that fails is tried again until it expires", mapping.resource
+            )
         elif not world.text(mapping.node, "DestinationConfig", "OnFailure", "Destination"):
             yield Found(f"{_title(mapping)}: a batch that was given up goes nowhere", mapping.resource)
 
@@ -173,7 +181,11 @@ def _known(mapping: Mapping) -> Resource:
 
 
 def _title(mapping: Mapping) -> str:
-    return f"{mapping.name} of {mapping.resource.name}" if mapping.name != mapping.resource.name else mapping.name
+    return (
+        f"{mapping.name} of {mapping.resource.name}"
+        if mapping.name != mapping.resource.name
+        else mapping.name
+    )
 
 
 def _place(mapping: Mapping, key: str) -> tuple[str, ...]:

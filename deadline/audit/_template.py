@@ -1,7 +1,7 @@
 """Read a template: its text in, its resources and what could not be read out. Nothing in it is executed.
 
-cfn-lint parses (CloudFormation's tags, line numbers, duplicate keys, YAML bombs), merges SAM's `Globals` and expands
-`Fn::ForEach`. What it would have to invent is left out before and said instead.
+cfn-lint parses (CloudFormation's tags, line numbers, duplicate keys, YAML bombs), merges SAM's `Globals` and
+expands `Fn::ForEach`. What it would have to invent is left out before and said instead.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cfnlint.template import Template as LintTemplate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# CloudFormation takes 1 MB (docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html).
-# Four leave room for what a packager will shrink.
+# CloudFormation takes 1 MB
+# (docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html). Four leave room for what a packager will shrink.
 MOST_BYTES: Final = 4_000_000
 # Deeper than any template that CloudFormation takes; the C parser underneath has no limit and would crash.
 DEEPEST: Final = 100
@@ -114,7 +114,7 @@ class Template:
 
     @cached_property
     def mentioned_by(self) -> dict[str, list[str]]:
-        """For each resource, the others that name it: by `Ref`, `Fn::GetAtt`, `Fn::Sub`, or by its function name."""
+        """For each resource, the others that name it: by reference, or a function by its name."""
         found: dict[str, dict[str, None]] = {name: {} for name in self.resources}
         named = {
             text: resource.name
@@ -212,7 +212,7 @@ def _check_depth(text: str, name: str) -> None:
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     except yaml.YAMLError:
-        # What is wrong is said by the parser proper, which also tries JSON: bounded, as that has no other brackets.
+        # What is wrong is said by the parser proper, which also tries JSON: that has brackets only.
         if text.count("[") + text.count("{") > DEEPEST and _json_depth(text) > DEEPEST:
             raise Unreadable(f"{name}: nested deeper than {DEEPEST} levels") from None
     except (RecursionError, ValueError) as error:
@@ -316,7 +316,9 @@ def _directives(body: dict[str, Any]) -> Iterator[str]:
     node: Any = body
     for name in ("Metadata", "cfn-lint", "config", "ignore_checks"):
         node = _get(node, name)
-    yield from (one for one in node if isinstance(one, str) and one) if isinstance(node, list) else ()
+    for one in node if isinstance(node, list) else ():
+        if isinstance(one, str) and one:
+            yield one
 
 
 def _comparisons(node: Any) -> Iterator[tuple[str, str]]:

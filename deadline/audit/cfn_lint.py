@@ -1,8 +1,8 @@
 """The same rules for cfn-lint: `cfn-lint --append-rules deadline.audit.cfn_lint template.yaml`.
 
-cfn-lint has a class for each rule and looks for them in this module. It parses and transforms the template itself,
-and takes its parameters and its silencing from its own configuration. What could not be told is not told here: for
-that there is `asyncio-deadline audit`.
+cfn-lint has a class for each rule and looks for them in this module. It parses and transforms the template
+itself, and silences in its own way. What could not be told is not told here: for that there is
+`asyncio-deadline audit`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def _class(rule: Rule) -> type[CloudFormationLintRule]:
             return []
         findings, _ = play(rule, from_body(cfn.template, cfn.filename or "template"))
         return [
-            RuleMatch(["Resources", one.resource, *one.path], ", ".join(filter(None, (one.message, one.condition))))
+            RuleMatch(
+                ["Resources", one.resource, *one.path], ", ".join(filter(None, (one.message, one.condition)))
+            )
             for one in findings
         ]
 

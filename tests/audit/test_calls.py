@@ -51,7 +51,8 @@ CALLS = {
         None,
     ),
     "a method": (
-        FUNCTION + f"M: {{Type: AWS::ApiGateway::Method, Properties: {{Integration: {{Uri: !Sub '{URI}'}}}}}}",
+        FUNCTION
+        + f"M: {{Type: AWS::ApiGateway::Method, Properties: {{Integration: {{Uri: !Sub '{URI}'}}}}}}",
         "rest-api",
         29.0,
     ),
@@ -124,7 +125,7 @@ CALLS = {
     ),
     "a target group of a patient balancer": (
         FUNCTION
-        + "T: {Type: AWS::ElasticLoadBalancingV2::TargetGroup, Properties: {Targets: [{Id: !GetAtt F.Arn}]}}\n"
+        + "T: {Type: AWS::ElasticLoadBalancingV2::TargetGroup, Properties: {Targets: [{Id: !Ref F}]}}\n"
         + "L: {Type: AWS::ElasticLoadBalancingV2::Listener, Properties: {LoadBalancerArn: !Ref B, "
         + "DefaultActions: [{TargetGroupArn: !Ref T}]}}\n"
         + "B: {Type: AWS::ElasticLoadBalancingV2::LoadBalancer, Properties: {LoadBalancerAttributes: "
@@ -134,7 +135,7 @@ CALLS = {
     ),
     "a data source": (
         FUNCTION
-        + "D: {Type: AWS::AppSync::DataSource, Properties: {LambdaConfig: {LambdaFunctionArn: !GetAtt F.Arn}}}",
+        + "D: {Type: AWS::AppSync::DataSource, Properties: {LambdaConfig: {LambdaFunctionArn: !Ref F}}}",
         "appsync",
         30.0,
     ),
@@ -146,7 +147,8 @@ CALLS = {
         30.0,
     ),
     "a user pool": (
-        FUNCTION + "U: {Type: AWS::Cognito::UserPool, Properties: {LambdaConfig: {PreSignUp: !GetAtt F.Arn}}}",
+        FUNCTION
+        + "U: {Type: AWS::Cognito::UserPool, Properties: {LambdaConfig: {PreSignUp: !GetAtt F.Arn}}}",
         "cognito",
         5.0,
     ),
@@ -161,7 +163,7 @@ CALLS = {
     "an edge that sees origins": (
         FUNCTION
         + "D: {Type: AWS::CloudFront::Distribution, Properties: {DistributionConfig: {CacheBehaviors: [{"
-        + "LambdaFunctionAssociations: [{EventType: origin-response, LambdaFunctionARN: !Ref F.Version}]}]}}}",
+        + "LambdaFunctionAssociations: [{EventType: origin-request, LambdaFunctionARN: !Ref F.Version}]}]}}}",
         "edge-origin",
         30.0,
     ),
@@ -174,7 +176,7 @@ CALLS = {
     ),
     "a state machine": (
         FUNCTION
-        + "M: {Type: AWS::Serverless::StateMachine, Properties: {DefinitionSubstitutions: {Fn: !GetAtt F.Arn}, "
+        + "M: {Type: AWS::Serverless::StateMachine, Properties: {DefinitionSubstitutions: {Fn: !Ref F}, "
         + "Definition: {States: {Each: {Type: Map, ItemProcessor: {States: "
         + "{A: {Type: Task, Resource: '${Fn}', TimeoutSeconds: 7}}}}}}}}",
         "step-functions",
@@ -213,9 +215,7 @@ def test_a_gateway_that_is_not_in_the_template_has_no_known_limit() -> None:
 
 def test_a_permission_adds_nothing_to_what_is_known() -> None:
     """The method and its permission are one caller; so are the topic and its."""
-    method = (
-        f"M: {{Type: AWS::ApiGateway::Method, Properties: {{Integration: {{Uri: !Sub '{URI}'}}}}}}\n"
-    )
+    method = f"M: {{Type: AWS::ApiGateway::Method, Properties: {{Integration: {{Uri: !Sub '{URI}'}}}}}}\n"
     assert calls(PERMISSION % "apigateway.amazonaws.com" + method) == [("rest-api", 29.0)]
 
 

@@ -105,7 +105,9 @@ def test_the_example_of_a_cascade_has_all_of_it() -> None:
     assert "Fix: Set VisibilityTimeout to at least 6 × Timeout" in output
     assert "its role is not in the template" in output
     assert "      30  Invoices, hidden for  ###########################\n" in output
-    assert "      45  Invoice               ###########################-------------  15 s too long\n" in output
+    assert (
+        "      45  Invoice               ###########################-------------  15 s too long\n" in output
+    )
     assert "$7,500.22 at 900 s" in output
     assert "1,000,000 × (price of a request + seconds × MB / 1024 × price of a GB-second)" in output
     assert "\x1b" not in output
@@ -135,7 +137,9 @@ def test_json_has_what_machines_need(folder: Path) -> None:
     [template] = result["templates"]
     [found] = template["findings"]
     assert result["unreadable"] == ["missing.yaml: No such file or directory"]
-    assert {key: found[key] for key in ("rule", "severity", "template", "resource", "path", "line", "when")} == {
+    assert {
+        key: found[key] for key in ("rule", "severity", "template", "resource", "path", "line", "when")
+    } == {
         "rule": "W9713",
         "severity": "warning",
         "template": "slow.yaml",
@@ -229,7 +233,9 @@ def test_cfn_lint_loads_the_rules() -> None:
         if one["Rule"]["Id"] in RULES
     }
     [ours] = data(str(path))["templates"]
-    assert {(rule, line) for rule, line, _ in found} == {(one["rule"], one["line"]) for one in ours["findings"]}
+    assert {(rule, line) for rule, line, _ in found} == {
+        (one["rule"], one["line"]) for one in ours["findings"]
+    }
     assert any(message.endswith("gives up after 29 s, if Stage = prod") for _, _, message in found)
     quiet = child("-c", LINT, "cfn-lint", "--ignore-checks", *RULES, *arguments, str(path))
     assert not {one["Rule"]["Id"] for one in json.loads(quiet.stdout)} & RULES.keys()

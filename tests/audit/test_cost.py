@@ -27,7 +27,7 @@ Resources:
 @pytest.mark.parametrize(
     ("architecture", "hung", "ended"),
     [
-        # By hand, for us-east-1: 60 s × 0.5 GB × a million = 30 million GB-seconds, and 0.20 for the requests.
+        # By hand, for us-east-1: 60 s × 0.5 GB × a million = 30 million GB-seconds; 0.20 for requests.
         ("x86_64", 30 * 16.6667 + 0.20, 2.5 * 16.6667 + 0.20),
         ("arm64", 30 * 13.3334 + 0.20, 2.5 * 13.3334 + 0.20),
     ],
@@ -50,7 +50,9 @@ def test_the_formula_is_that_of_the_price_list() -> None:
 def test_a_deadline_from_outside_serves_those_that_state_none() -> None:
     """And none is longer than the timeout."""
     assert [cost.deadline for cost in audit(read(FUNCTION % ("", "arm64", "")), deadline=4).costs] == [4]
-    assert [cost.deadline for cost in audit(read(FUNCTION % ("Deadline: 5", "arm64", "")), deadline=4).costs] == [5]
+    assert [
+        cost.deadline for cost in audit(read(FUNCTION % ("Deadline: 5", "arm64", "")), deadline=4).costs
+    ] == [5]
     assert [cost.deadline for cost in audit(read(FUNCTION % ("", "arm64", "")), deadline=400).costs] == [60]
     assert [cost.ended for cost in audit(read(FUNCTION % ("", "arm64", ""))).costs] == [None]
 
@@ -87,7 +89,9 @@ def test_prices_of_another_form_are_refused(text: str) -> None:
         load(text)
 
 
-@pytest.mark.parametrize("fact", ["InvocationsPerSecond: 0", "InvocationsPerSecond: -1", "InvocationsPerSecond: often"])
+@pytest.mark.parametrize(
+    "fact", ["InvocationsPerSecond: 0", "InvocationsPerSecond: -1", "InvocationsPerSecond: often"]
+)
 def test_a_fact_of_no_use_is_said(fact: str) -> None:
     """It is not taken for none."""
     assert [skip for skip in audit(read(FUNCTION % (fact, "arm64", ""))).skipped if skip.rule == "W9750"]

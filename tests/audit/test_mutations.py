@@ -21,11 +21,12 @@ from deadline.audit._template import Template
 TEXTS = {path.name: path.read_text() for path in (Path(__file__).parent / "templates").iterdir()}
 BODIES = {name: json.dumps(read(text).body) for name, text in TEXTS.items()}
 JUNK: list[Any] = [
-    None, True, 0, -1, 1e308, "", "x", "900", "${F.Arn}", "\ue000x\ue001", [], {}, [[]], [None], {"": None}, {"a": []},
+    None, True, 0, -1, 1e308, "", "x", "900", "${F.Arn}", "\ue000x\ue001", [], {}, [[]], [None], {"": None},
     {"Ref": "Nothing"}, {"Ref": None}, {"Ref": []}, {"Fn::If": ["IsProd", 1, {"Ref": "AWS::NoValue"}]},
     {"Fn::GetAtt": []}, {"Fn::GetAtt": [None, {}]}, {"Fn::Sub": None}, {"Fn::Sub": ["${a}", {"a": {}}]},
-    {"Fn::Join": ["", [[], {}]]}, {"Fn::Join": [[], 1]}, {"Fn::FindInMap": [[], {}, None]}, {"Fn::Select": [9, 9]},
-    {"Fn::ImportValue": {}}, {"Fn::Transform": {"Name": "AWS::Include"}}, {"Fn::ForEach::X": []}, {"Condition": "x"},
+    {"Fn::Join": ["", [[], {}]]}, {"Fn::Join": [[], 1]}, {"Fn::FindInMap": [[], {}, None]},
+    {"Fn::Select": [9, 9]}, {"Fn::ImportValue": {}}, {"Fn::Transform": {"Name": "AWS::Include"}},
+    {"Fn::ForEach::X": []}, {"Condition": "x"}, {"a": []},
     {"Fn::ToJsonString": {"a": {"Ref": "AWS::StackId"}}}, {"Fn::Split": ["", "a"]}, {"Fn::Length": 1},
 ]  # fmt: skip
 
@@ -59,7 +60,9 @@ def mutated(name: str, seed: int, count: int) -> str:
                 other, where = chance.choice(found)
                 container[key] = json.loads(json.dumps(other[where]))
             case _ if isinstance(container, dict):
-                container[str(chance.choice(["Timeout", "Fn::If", "Ref", "Type", "Events", ""]))] = container.pop(key)
+                container[str(chance.choice(["Timeout", "Fn::If", "Ref", "Type", "Events", ""]))] = (
+                    container.pop(key)
+                )
     return json.dumps(body)
 
 
@@ -94,7 +97,9 @@ def test_no_piece_of_a_text_is_too_much(name: str, data: st.DataObject) -> None:
 
 def test_a_template_of_nothing_but_junk_is_too_little() -> None:
     """Every type that a rule looks at, with every kind of junk for its properties."""
-    types = sorted({one["Type"] for body in BODIES.values() for one in json.loads(body)["Resources"].values()})
+    types = sorted(
+        {one["Type"] for body in BODIES.values() for one in json.loads(body)["Resources"].values()}
+    )
     for junk in JUNK:
         resources = {f"R{number}": {"Type": kind, "Properties": junk} for number, kind in enumerate(types)}
         template = read(json.dumps({"Resources": resources}))

@@ -77,7 +77,9 @@ def test_what_is_no_resource_is_said() -> None:
     assert [one.resource for one in result.findings] == ["F"]
 
 
-@pytest.mark.parametrize("loop", ["[]", "{a: b}", "[Name, [A], x]", "[Name, !Ref Missing, {}]", "[Name, [1], {}]"])
+@pytest.mark.parametrize(
+    "loop", ["[]", "{a: b}", "[Name, [A], x]", "[Name, !Ref Missing, {}]", "[Name, [1], {}]"]
+)
 def test_a_loop_that_is_none_is_said(loop: str) -> None:
     """Nothing is invented for it."""
     text = f"Transform: AWS::LanguageExtensions\nResources: {{'Fn::ForEach::L': {loop}}}"

@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("cfnlint")
 
 from deadline.audit import read
-from deadline.audit._world import ABSENT, MOST_WORLDS, CannotTell, TooMany, World, described, worlds
+from deadline.audit._intrinsics import ABSENT
+from deadline.audit._marker import described
+from deadline.audit._world import MOST_WORLDS, CannotTell, TooMany, World, worlds
 
 TOP = """
 Parameters:
@@ -67,9 +69,15 @@ def values(node: str, **parameters: str) -> list[Any]:
         ("!If [Missing, 1, 2]", [1, 2]),
         ("!If [IsProd, {a: !Ref AWS::NoValue}, !Ref AWS::NoValue]", [ABSENT, {}]),
         ("!FindInMap [Stages, !Ref Stage, Timeout]", [3, 30]),
-        ("!FindInMap [Stages, other, Timeout]", ["the mapping Stages.other.Timeout, which has no such entry"]),
+        (
+            "!FindInMap [Stages, other, Timeout]",
+            ["the mapping Stages.other.Timeout, which has none"],
+        ),
         ("!FindInMap [Stages, other, Timeout, {DefaultValue: 4}]", [4]),
-        ("!Sub '${Stage}-${AWS::AccountId}-${!x}'", ["dev-${AWS::AccountId}-${x}", "prod-${AWS::AccountId}-${x}"]),
+        (
+            "!Sub '${Stage}-${AWS::AccountId}-${!x}'",
+            ["dev-${AWS::AccountId}-${x}", "prod-${AWS::AccountId}-${x}"],
+        ),
         ("!Sub ['${a}-${R.Arn}', {a: 1}]", ["1-${R.Arn}"]),
         ("!Join ['-', [a, !Ref AWS::NoValue, !Ref Size, true]]", ["a-1-true", "a-2-true"]),
         ("!Join [',', !Ref Names]", ["a,b"]),
@@ -121,7 +129,7 @@ def test_too_many_worlds_are_said() -> None:
     text = "Parameters:\n" + "".join(f"  {name}: {{Type: String, AllowedValues: [a, b]}}\n" for name in names)
     template = read(text + "Resources: {}")
     count = 0
-    with pytest.raises(TooMany, match="more than 100 combinations"):  # noqa: PT012
+    with pytest.raises(TooMany, match="more than 100 combinations"):
         for world in worlds(template):
             count += 1
             for name in names:
