@@ -153,8 +153,8 @@ def audit_templates(
             ignore=ignore,
         )
     click.echo(report.as_json(audits, errors) if as_json else report.as_text(audits), nl=False)
-    for error in errors:
-        click.echo(error, err=True)
+    for line in errors:
+        click.echo(line, err=True)
     sys.exit(2 if errors else int(any(audit.findings for audit in audits)))
 
 

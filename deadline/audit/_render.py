@@ -85,7 +85,7 @@ def reasons(found: Sequence[Finding]) -> Table:
         rule = RULES[name]
         table.add_row(
             Text(name, style=_STYLES[rule.severity]),
-            Text(f"{rule.title}. {rule.why}\nFix: {rule.fix}\n{rule.source} ({rule.checked})", style="dim"),
+            Text(f"{rule.title}. {rule.why}\nFix: {rule.fix}\n{rule.reference}", style="dim"),
         )
     return table
 
@@ -161,9 +161,7 @@ def listing() -> Table:
     table.add_column("rule", no_wrap=True)
     table.add_column("what, why, fix, source", overflow="fold")
     for rule in sorted(RULES.values(), key=lambda rule: rule.id[1:]):
-        text = Text.assemble(
-            (rule.title, "bold"), f"\n{rule.why}\nFix: {rule.fix}\n{rule.source} ({rule.checked})"
-        )
+        text = Text.assemble((rule.title, "bold"), f"\n{rule.why}\nFix: {rule.fix}\n{rule.reference}")
         table.add_row(Text(rule.id, style=_STYLES[rule.severity]), text)
     return table
 

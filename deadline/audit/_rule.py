@@ -69,7 +69,7 @@ class Rule:
         source: A page that says so.
         on: The types of the resources that it looks at.
         check: Looks at one of them in one world.
-        checked: When the source was last read.
+        checked: On which day the rule was last compared with its source, or a copy of it; `None`: it was not.
     """
 
     id: str
@@ -79,7 +79,12 @@ class Rule:
     source: str
     on: frozenset[str]
     check: Check
-    checked: str = CHECKED
+    checked: str | None
+
+    @property
+    def reference(self) -> str:
+        """The source with its date."""
+        return f"{self.source} ({self.checked or 'not compared'})"
 
     @property
     def severity(self) -> str:
@@ -99,11 +104,12 @@ def rule(  # the arguments are those of Rule
     fix: str,
     source: str,
     on: Iterable[str],
+    checked: str | None = CHECKED,
 ) -> Callable[[Check], Check]:
     """Make a rule of a check and list it."""
 
     def listed(check: Check) -> Check:
-        RULES[id] = Rule(id, title, why, fix, source, frozenset(on), check)
+        RULES[id] = Rule(id, title, why, fix, source, frozenset(on), check, checked)
         return check
 
     return listed

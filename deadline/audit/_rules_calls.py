@@ -29,7 +29,7 @@ _DG: Final = "https://docs.aws.amazon.com/lambda/latest/dg/"
     fix="Set the Timeout a little below what the caller waits. For work that needs longer, answer at once "
     "and decouple: a queue and a second function, Step Functions, or Fargate and Batch for more than "
     "900 s.",
-    source="https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-execution-service-limits-table.html",
+    source="https://aws.amazon.com/about-aws/whats-new/2024/06/amazon-api-gateway-integration-timeout-limit-29-seconds/",
     on=FUNCTIONS,
 )
 def outlives_its_caller(world: World, resource: Resource) -> Iterator[Found]:
@@ -57,7 +57,7 @@ def outlives_its_caller(world: World, resource: Resource) -> Iterator[Found]:
     "and its price for all of it.",
     fix="Set the Timeout to 3 to 6 s, and give the calls inside a deadline. What takes longer goes behind a "
     "queue or into Step Functions, and the user gets an answer at once.",
-    source="https://theburningmonk.com/2019/03/best-practices-for-aws-lambda-timeouts/",
+    source="https://theburningmonk.com/2018/01/aws-lambda-use-the-invocation-context-to-better-handle-slow-http-responses",
     on=FUNCTIONS,
 )
 def keeps_a_user_waiting(world: World, resource: Resource) -> Iterator[Found]:
@@ -100,7 +100,7 @@ def never_set(world: World, resource: Resource) -> Iterator[Found]:
     fix="Set the Timeout from what the work takes. Divide work that is longer: a queue, a Map of Step "
     "Functions, an invocation that carries on where the last one stopped; or move it to Fargate or "
     "Batch.",
-    source=_DG + "gettingstarted-limits.html",
+    source=_DG + "configuration-timeout.html",
     on=FUNCTIONS,
 )
 def longest_there_is(world: World, resource: Resource) -> Iterator[Found]:

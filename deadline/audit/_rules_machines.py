@@ -22,8 +22,8 @@ _DG: Final = "https://docs.aws.amazon.com/step-functions/latest/dg/"
 @rule(
     "W9740",
     "A task has no timeout",
-    why="A task without TimeoutSeconds waits 99,999,999 s, three years, for an answer that may never come, "
-    "and the execution with it.",
+    why="A task without TimeoutSeconds waits for an answer that may never come, and its execution "
+    "with it: the Amazon States Language sets no timeout by itself.",
     fix="Give every task that waits for a function, an activity, a job or a token a TimeoutSeconds a little "
     "above what it may take, and HeartbeatSeconds where it reports.",
     source=_DG + "sfn-stuck-execution.html",
@@ -32,10 +32,10 @@ _DG: Final = "https://docs.aws.amazon.com/step-functions/latest/dg/"
 def waits_for_ever(world: World, resource: Resource) -> Iterator[Found]:
     """Whether each task that may hang has a timeout."""
     whole = definition(world, resource).get("TimeoutSeconds")
-    end = f"the execution is timed out after {whole} s" if isinstance(whole, int | float) else "99,999,999 s"
+    end = f"until the execution ends after {whole} s" if isinstance(whole, int | float) else "for ever"
     for task in tasks(world, resource):
         if task.hangs and task.timeout is None and not task.unknown:
-            yield Found(f"{task.name} has no TimeoutSeconds: it may wait until {end}", resource)
+            yield Found(f"{task.name} has no TimeoutSeconds: it may wait {end}", resource)
 
 
 @rule(
@@ -46,6 +46,7 @@ def waits_for_ever(world: World, resource: Resource) -> Iterator[Found]:
     fix="Set the function's Timeout below the task's TimeoutSeconds.",
     source=_DG + "concepts-error-handling.html",
     on=MACHINES,
+    checked=None,
 )
 def gives_up_first(world: World, resource: Resource) -> Iterator[Found]:
     """The timeout of each task against that of the function that it calls."""

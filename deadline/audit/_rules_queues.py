@@ -98,7 +98,7 @@ def whole_batches(world: World, resource: Resource) -> Iterator[Found]:
     why="The function is killed in every full batch, the batch comes again, and nothing gets through.",
     fix="Lower the BatchSize, raise the Timeout (and the queue's visibility), or stop in time and return "
     "the rest. Items that take minutes belong into Step Functions, Fargate or Batch.",
-    source=_DG + "services-sqs-parameters.html",
+    source=_DG + "services-sqs-errorhandling.html",
     on=FUNCTIONS,
 )
 def batch_too_large(world: World, resource: Resource) -> Iterator[Found]:
@@ -110,8 +110,8 @@ def batch_too_large(world: World, resource: Resource) -> Iterator[Found]:
     for mapping in function.mappings():
         if mapping.batch * cost > function.timeout:
             yield Found(
-                f"{_title(mapping)}: {mapping.batch:g} items × {cost:g} s = {mapping.batch * cost:g} s, and the "
-                f"timeout is {function.timeout:g} s",
+                f"{_title(mapping)}: {mapping.batch:g} items × {cost:g} s = {mapping.batch * cost:g} s, "
+                f"and the timeout is {function.timeout:g} s",
                 mapping.resource,
                 _place(mapping, "BatchSize"),
             )

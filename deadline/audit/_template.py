@@ -19,8 +19,8 @@ from cfnlint.template import Template as LintTemplate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# CloudFormation takes 1 MB
-# (docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html). Four leave room for what a packager will shrink.
+# CloudFormation takes 1 MB; four leave room for what a packager will shrink
+# (docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html).
 MOST_BYTES: Final = 4_000_000
 # Deeper than any template that CloudFormation takes; the C parser underneath has no limit and would crash.
 DEEPEST: Final = 100
@@ -173,6 +173,10 @@ def read(
     body = _parse(text, name)
     if not isinstance(body, dict) or not isinstance(body.get("Resources"), dict):
         raise Unreadable(f"{name}: no template: it has no Resources")
+    for parameter, value in (parameters or {}).items():
+        declared = _get(body.get("Parameters"), parameter)
+        if "List" in str(_get(declared, "Type")):
+            declared["Default"] = value  # loops go over it
     skipped = list(_left_out(body))
     body = _transformed(body, name, skipped)
     return from_body(body, name, skipped, parameters, facts)
@@ -294,8 +298,8 @@ def _why_no_loop(body: dict[str, Any], key: str, loop: Any) -> str:
     items = loop[1]
     if isinstance(items, dict):
         parameters = body.get("Parameters")
-        parameter = parameters.get(str(items.get("Ref"))) if isinstance(parameters, dict) else None
-        items = str(parameter["Default"]).split(",") if _get(parameter, "Default") else None
+        default = _get(_get(parameters, str(items.get("Ref"))), "Default")
+        items = str(default).split(",") if default else None
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         return "Fn::ForEach goes over something that is not written here"
     return ""

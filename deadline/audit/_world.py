@@ -6,10 +6,10 @@ is played once for every way in which the open things that *it* touches can be d
     for world in worlds(template):
         check(world)
 
-A world begins with nothing decided. Where a check needs a decision, the world takes the first option and notes
-the others, each of which makes a world of its own later. So a check is straight-line code, and a finding can
-say under which decisions it holds. What no decision can settle (another stack's export, a resource's attribute)
-stands in texts as a marker; whoever needs it as a number gets `CannotTell`.
+A world begins with nothing decided. Where a check needs a decision, the world takes the first option and
+notes the others, each of which makes a world of its own later. So a check is straight-line code, and a
+finding can say under which decisions it holds. What no decision can settle (another stack's export, a
+resource's attribute) stands in texts as a marker; whoever needs it as a number gets `CannotTell`.
 """
 
 from __future__ import annotations

@@ -78,14 +78,14 @@ def audited(text: str) -> None:
     assert render(result).renderables
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(sorted(BODIES)), st.integers(0, 2**32), st.integers(1, 12))
 def test_no_mutation_of_a_template_is_too_much(name: str, seed: int, count: int) -> None:
     """Values replaced by junk, removed, moved to where they do not belong, renamed."""
     audited(mutated(name, seed, count))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(sorted(TEXTS)), st.data())
 def test_no_piece_of_a_text_is_too_much(name: str, data: st.DataObject) -> None:
     """Cut anywhere, with anything put in."""

@@ -87,7 +87,7 @@ def test_a_loop_that_is_none_is_said(loop: str) -> None:
     assert skip.resource == "Fn::ForEach::L"
 
 
-def test_a_loop_over_a_parameter_has_its_default() -> None:
+def test_a_loop_over_a_parameter_has_its_default_or_what_is_told() -> None:
     """A list is written with commas."""
     text = """
     Transform: AWS::LanguageExtensions
@@ -99,6 +99,7 @@ def test_a_loop_over_a_parameter_has_its_default() -> None:
         - Work${Name}: {Type: AWS::Lambda::Function, Properties: {Timeout: 900}}
     """
     assert [one.resource for one in audit(read(text)).findings] == ["WorkA", "WorkB"]
+    assert [one.resource for one in audit(read(text, "told", {"Names": "C"})).findings] == ["WorkC"]
 
 
 WATCHED = """
