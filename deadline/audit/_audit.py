@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 # Each lists its rules.
 from deadline.audit import _rules_calls, _rules_failures, _rules_machines, _rules_queues  # noqa: F401
 from deadline.audit._cost import DEFAULT_REGION, Prices, load, per_million
+from deadline.audit._marker import described
 from deadline.audit._model import DEFAULT_VISIBILITY, Function
 from deadline.audit._rule import RULES, Finding, internal, play
 from deadline.audit._template import FUNCTIONS, Skip, Template
@@ -121,7 +122,9 @@ def _describe(
             Skip(resource.name, "", "its condition is never true", resource.line("Condition"))
         )
     except CannotTell as why:
-        result.skipped.append(Skip(resource.name, "", f"no cascade and no cost: {why}", resource.line()))
+        result.skipped.append(
+            Skip(resource.name, "", described(f"no cascade and no cost: {why}"), resource.line())
+        )
     except Exception as error:  # noqa: BLE001  # as in a rule
         result.skipped.append(Skip(resource.name, "", internal(error), resource.line()))
 
@@ -129,7 +132,7 @@ def _describe(
 def _cascade(function: Function) -> Iterator[Bar]:
     for call in function.calls():
         if call.waits:
-            yield Bar(call.title, call.limit)
+            yield Bar(described(call.title), call.limit)
     for mapping in function.mappings():
         if mapping.queue is not None:
             visibility = function.world.number(

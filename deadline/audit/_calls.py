@@ -106,8 +106,8 @@ def _events(function: Function) -> Iterator[Call]:
     world, where = function.world, function.name
     for name, kind, node in function.events():
         if kind == "Api":
-            # SAM has no timeout here, and 29 s behind it; a method's own stands in the API's DefinitionBody.
-            yield _call("rest-api", where, None, _route(function, node) or name)
+            limit = _millis(function, node, "TimeoutInMillis")
+            yield _call("rest-api", where, limit, _route(function, node) or name)
         elif kind == "HttpApi":
             yield _call(
                 "http-api", where, _millis(function, node, "TimeoutInMillis"), _route(function, node) or name
@@ -118,6 +118,8 @@ def _events(function: Function) -> Iterator[Call]:
             yield _call("cognito", where) if waits or not triggers else Call("event", "Cognito", where, None)
         elif kind == "AlexaSkill":
             yield _call("alexa", where)
+        elif kind == "SNS" and world.text(node, "SqsSubscription") != "":
+            continue  # SAM puts a queue of its own in between
         elif kind in _SAM_ASYNCHRONOUS:
             yield Call("event", _SAM_ASYNCHRONOUS[kind], where, None)
 

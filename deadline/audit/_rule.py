@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from deadline.audit._marker import described
 from deadline.audit._template import Skip
-from deadline.audit._world import CannotTell, worlds
+from deadline.audit._world import CannotTell, TooMany, worlds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -130,7 +131,7 @@ def play(rule: Rule, template: Template) -> tuple[list[Finding], list[Skip]]:
                         seen.setdefault(found, []).append(world.decided)
                     else:
                         skipped[Skip(resource.name, rule.id, why, resource.line())] = None
-        except CannotTell as why:
+        except TooMany as why:
             skipped[Skip(resource.name, rule.id, str(why), resource.line())] = None
         for found, where in seen.items():
             if not _is_ignored(rule.id, found.resource, template):
@@ -145,7 +146,7 @@ def _look(rule: Rule, world: World, resource: Resource) -> Iterator[tuple[Found 
             for found in rule.check(world, resource):
                 yield found, ""
     except CannotTell as why:
-        yield None, str(why)
+        yield None, described(str(why))
     except Exception as error:  # noqa: BLE001  # a template can be anything; a wrong shape is no reason to stop
         yield None, internal(error)
 
@@ -170,7 +171,7 @@ def _finding(
         resource.type,
         found.path,
         resource.line(*found.path),
-        found.message,
+        described(found.message),
         when,
     )
 

@@ -39,6 +39,11 @@ CALLS = {
     "a trigger of SAM": (sam("{Type: Cognito, Properties: {Trigger: PreSignUp}}"), "cognito", 5.0),
     "a sender of SAM": (sam("{Type: Cognito, Properties: {Trigger: CustomEmailSender}}"), "event", None),
     "a skill": (sam("{Type: AlexaSkill}"), "alexa", 8.0),
+    "a REST API of SAM with less patience": (
+        sam("{Type: Api, Properties: {TimeoutInMillis: 5000}}"),
+        "rest-api",
+        5.0,
+    ),
     "a schedule": (sam("{Type: ScheduleV2}"), "event", None),
     "a URL of SAM": (
         "F: {Type: AWS::Serverless::Function, Properties: {FunctionUrlConfig: {AuthType: NONE}}}",
@@ -202,6 +207,12 @@ def test_a_caller_is_known_with_its_limit(name: str) -> None:
 def test_the_limits_are_those_of_aws_callers() -> None:
     """There is one table, and no number of it stands here twice."""
     assert list(CALLERS.values()) == list(aws.callers)
+
+
+def test_a_topic_with_a_queue_in_between_is_no_caller() -> None:
+    """SAM makes the queue; a topic without it sends events."""
+    assert calls(sam("{Type: SNS, Properties: {Topic: t, SqsSubscription: true}}")) == []
+    assert calls(sam("{Type: SNS, Properties: {Topic: t}}")) == [("event", None)]
 
 
 def test_a_gateway_that_is_not_in_the_template_has_no_known_limit() -> None:

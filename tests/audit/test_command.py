@@ -239,3 +239,10 @@ def test_cfn_lint_loads_the_rules() -> None:
     assert any(message.endswith("gives up after 29 s, if Stage = prod") for _, _, message in found)
     quiet = child("-c", LINT, "cfn-lint", "--ignore-checks", *RULES, *arguments, str(path))
     assert not {one["Rule"]["Id"] for one in json.loads(quiet.stdout)} & RULES.keys()
+
+
+@pytest.mark.slow
+def test_the_other_commands_do_not_load_it() -> None:
+    """cfn-lint and rich take half a second."""
+    code = "import deadline._cli, sys; print('cfnlint' in sys.modules, 'rich' in sys.modules)"
+    assert child("-c", code).stdout == "False False\n"

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deadline.audit import Unreadable, audit, read
+from deadline.audit._marker import OPEN
 from deadline.audit._render import as_data, render
 from deadline.audit._template import Template
 
@@ -74,7 +75,7 @@ def audited(text: str) -> None:
         return
     result = audit(template)
     assert not [skip for skip in result.skipped if "internal error" in skip.why]
-    json.dumps(as_data(result))
+    assert OPEN not in json.dumps(as_data(result), ensure_ascii=False)
     assert render(result).renderables
 
 

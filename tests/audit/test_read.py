@@ -162,10 +162,10 @@ Resources:{pairs}
 def test_two_thousand_resources_take_less_than_ten_seconds() -> None:
     """Four times as many as CloudFormation takes, each function in two worlds."""
     text = large(2_000)
-    begin = time.monotonic()
+    begin = time.process_time()  # others may have the machine meanwhile
     template = read(text)
     result = audit(template)
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
     assert len(template.resources) == 2_000
     assert len(result.findings) == 5_000
     assert not result.skipped
