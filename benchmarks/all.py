@@ -15,6 +15,7 @@ BENCHMARKS = (
     "fan_out",
     "scope_cost",
     "section_cost",
+    "asgi",
     "aws_hook",
     "aws_faults",
     "handler",

@@ -75,6 +75,19 @@ class DeadlineExceeded(TimeoutError):
         return _rebuild, (type(self), self.args, state)
 
 
+def says_time_is_up(
+    error: BaseException | None, is_ours: Callable[[DeadlineExceeded], bool]
+) -> DeadlineExceeded | None:
+    """The error that says that the time is up; `None` if it says something else, or somebody else's time.
+
+    A task group hands it on in a group of its own; beside another error it is that error's turn.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        found = [says_time_is_up(one, is_ours) for one in error.exceptions]
+        return found[0] if all(found) else None
+    return error if isinstance(error, DeadlineExceeded) and is_ours(error) else None
+
+
 def _rebuild(cls: type[DeadlineExceeded], args: tuple[Any, ...], state: dict[str, Any]) -> DeadlineExceeded:
     """Build again what was pickled, past a subclass's own idea of its arguments."""
     error = cls.__new__(cls, *args)

@@ -107,8 +107,10 @@ def deadline(
         RuntimeError: On entry, outside of a task on an asyncio event loop.
     """
     check_name_and_error(name, error)
-    limit = _source.checked_caller_limit(caller_limit)
-    ends = _source.bounded(_source.checked(source), _source.checked_margin(margin), limit)
+    checked, kept = _source.checked(source), _source.checked_margin(margin)
+    if caller_limit is None:
+        return Deadline(checked, kept, name, error, interrupt=interrupt)
+    ends = _source.bounded(checked, kept, _source.checked_caller_limit(caller_limit))
     return Deadline(*ends, name, error, interrupt=interrupt)
 
 
@@ -374,7 +376,8 @@ class Deadline:
     @property
     def spared(self) -> tuple[float, float]:
         """The margin, from soft on."""
-        return self.soft, (self.margin and self.answer_by - self.soft) or ASSUMED
+        end = self.hard if self._holds else self.answer_by  # nobody cuts an undo short for a caller
+        return self.soft, (self.margin and end - self.soft) or ASSUMED
 
     def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
         """Remember it, on the deadline that owns the expiry: the interrupt may be lost on its way."""
@@ -465,6 +468,8 @@ class Deadline:
         allowed = self.soft - self._entered
         name = f"deadline {self.name!r}" if self.name else "deadline"
         kept = f" with a margin of {self.margin:.3f} s" if self.margin else ""
+        if self.answer_by < self.hard:
+            kept = f" for a caller that waits {self.answer_by - self._entered:.3f} s"
         if started:
             message = f"{name} exceeded: {allowed:.3f} s allowed{kept}{self.record().where()}"
         else:

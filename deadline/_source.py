@@ -120,14 +120,14 @@ def bounded(source: Checked, margin: float | DefaultMargin, limit: float) -> tup
     return source, CallerMargin(margin, limit)
 
 
-def checked_caller_limit(value: float | timedelta | None) -> float:
-    """Check seconds that a caller waits, counted from entry; `None` is `inf`."""
+def checked_caller_limit(value: float | timedelta) -> float:
+    """Check seconds that a caller waits, counted from entry."""
     if value == "auto":
         raise ValueError(
             'caller_limit: "auto" needs the event, which aws.handler has; write '
             "deadline(context, caller_limit=aws.caller_left(event))"
         )
-    return math.inf if value is None else seconds(value, "caller_limit")
+    return seconds(value, "caller_limit")
 
 
 # Two readings of one context differ by the milliseconds' rounding and by whatever the machine did in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import deadline
+from deadline import aws
 from deadline.testing import FunctionError, Invocation
 
 if TYPE_CHECKING:
@@ -167,7 +169,44 @@ def test_python_m_deadline_is_the_same_command(folder: Path) -> None:
     done = subprocess.run(
         command("--help"), env=environment(), capture_output=True, text=True, timeout=60, check=True
     )
-    assert "  run  Run a handler of the current folder as Lambda would" in done.stdout
+    assert "  run      Run a handler of the current folder as Lambda would" in done.stdout
+
+
+def known_callers(*arguments: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(main, ["callers", *arguments], input=stdin)
+
+
+def test_the_callers_are_printed() -> None:
+    """Each with its limit, its clock, what an error means to it, and where that is from."""
+    result = known_callers()
+    assert result.exit_code == 0
+    blocks = result.output.split("\n\n")
+    assert len(blocks) == len(aws.callers)
+    (rest,) = [block for block in blocks if block.startswith("rest-api")]
+    title, waits, clock, error, source = (line.strip() for line in rest.splitlines())
+    assert title.endswith("API Gateway, REST API")
+    assert waits.startswith("waits for the answer, 29 s: ")
+    assert clock == "its clock: requestContext.requestTimeEpoch, ms"
+    assert error == "an error: HTTP 502"
+    assert source.startswith("https://aws.amazon.com/")
+    assert source.endswith(" (2026-11-21)")
+
+
+def test_the_callers_as_json() -> None:
+    """The same as plain data; what is not known is null."""
+    data = json.loads(known_callers("--json").output)
+    assert [one["name"] for one in data] == [one.name for one in aws.callers]
+    queue = next(one for one in data if one["name"] == "sqs")
+    assert (queue["limit"], queue["waits"]) == (None, False)
+
+
+def test_the_caller_of_one_event() -> None:
+    """Only the source of the event; 1 if none is known."""
+    event = '{"triggerSource": "PreSignUp_SignUp", "userPoolId": "1"}'
+    result = known_callers("--event", "-", stdin=event)
+    assert (result.exit_code, result.output.split()[0]) == (0, "cognito")
+    result = known_callers("--event", "-", stdin="[1]")
+    assert (result.exit_code, result.output) == (1, "no known source looks like this\n")
 
 
 def invocation(status: str, duration: float = 0.0, response: object = None, error: str = "") -> Invocation:

@@ -199,3 +199,11 @@ def test_a_partial_loop_loads_every_row() -> None:
     assert all("{'status': 'partial', 'next': " in call for call in calls)
     assert "{'status': 'done'}" in last
     assert count == "the table has 50 rows of 50"
+
+
+def test_a_caller_is_answered_and_the_undo_completes() -> None:
+    """Before second 29 the one, after it the other."""
+    answering, released, response = run("gateway.py").splitlines()
+    assert 28.2 < float(answering.removeprefix("second ").removesuffix(": answering")) < 29.0
+    assert float(released.removeprefix("second ").removesuffix(": released")) > 29.0
+    assert response == "response: {'statusCode': 504, 'body': 'Try again; nothing was ordered.'}"

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deadline._margin import HELPER, RESPONSE, RESPONSE_AT_LEAST, SECTION, UNDO, UNWINDING, Shares, shares
+from deadline._margin import (
+    HELPER,
+    RESPONSE,
+    RESPONSE_AT_LEAST,
+    SECTION,
+    UNDO,
+    UNWINDING,
+    Shares,
+    for_caller,
+    shares,
+)
 
 instants = st.floats(min_value=0, max_value=1e6)
 margins = st.floats(min_value=0, max_value=900)
@@ -79,6 +89,19 @@ def test_more_margin_never_gives_anyone_less(soft: float, margin: float, more: f
     less, larger = shares(soft, soft + margin), shares(soft, soft + margin + more)
     dust = 4 * math.ulp(soft + margin + more + 1)
     assert all(late >= early - dust for early, late in zip(less, larger, strict=True))
+
+
+@unhurried
+@given(margin=margins, left=margins, limit=margins, of_caller=margins)
+def test_a_caller_only_shortens_and_leaves_half(
+    margin: float, left: float, limit: float, of_caller: float
+) -> None:
+    """The cut is never later than without it, nor after the caller; half of its time is for the work."""
+    soft = left - for_caller(margin, left, limit, of_caller)
+    dust = 8 * math.ulp(left + limit + margin + 1)
+    assert soft <= left - margin + dust
+    assert soft <= limit + dust
+    assert soft >= min(left - margin, limit / 2) - dust
 
 
 @pytest.mark.parametrize(("soft", "hard"), [(2.0, 1.0), (math.inf, 1.0), (0.0, -math.inf)])

@@ -32,7 +32,7 @@ class Caller(NamedTuple):
     Attributes:
         name: A short one, `rest-api` say.
         title: What AWS calls it.
-        matches: Whether an event, a dict, is from it.
+        matches: Whether an event, a dict, is from it; raises as looking things up does where they are missing.
         limit: Seconds for which it waits for the answer, by default or at the most, as `note` says; `None`:
             nobody waits, or it is not known.
         started: When its clock started, in seconds since the epoch on *its* wall clock, as an event tells;
@@ -95,16 +95,20 @@ def caller_left(event: object, *, limit: float | None = None) -> float:
 def seconds_left(limit: float, started: float | None, now: float) -> float:
     """What is left of a caller's patience, a pure function of three numbers.
 
+    A start so long ago that the caller has been gone for as long as it would have waited is none, but the
+    date in a sample event, say: the limit then counts from now, as it does where no start is told.
+
     Args:
         limit: Seconds that it waits in all.
-        started: When it began to, in seconds since the epoch on its own clock; `None`: not known, so it is
-            now.
+        started: When it began to, in seconds since the epoch on its own clock; `None`: not told.
         now: The same on ours.
 
     Returns:
         At most `limit`; at least `CALLER_AT_LEAST`, or `limit` if that is less.
     """
-    waited = 0.0 if started is None or not math.isfinite(started) else max(0.0, now - started)
+    waited = 0.0 if started is None else now - started
+    if not 0.0 <= waited <= 2 * limit:
+        waited = 0.0
     return max(limit - waited, min(limit, CALLER_AT_LEAST))
 
 
@@ -164,8 +168,21 @@ def _records(key: str, value: str) -> Callable[[Event], bool]:
     return matches
 
 
+def _is_authorizer(event: Event) -> bool:
+    """Whether a gateway asks who may call, by an event much like the request's own."""
+    return "methodArn" in event or "routeArn" in event
+
+
+def _is_cognito(event: Event) -> bool:
+    # Custom senders are invoked asynchronously.
+    return "userPoolId" in event and not event["triggerSource"].startswith(
+        ("CustomSMSSender", "CustomEmailSender")
+    )
+
+
 def _is_http_api(event: Event) -> bool:
-    return event["version"] == "2.0" and "routeKey" in event and "http" in event["requestContext"]
+    is_one = event["version"] == "2.0" and "routeKey" in event and "http" in event["requestContext"]
+    return is_one and not _is_authorizer(event)
 
 
 def _is_function_url(event: Event) -> bool:
@@ -179,7 +196,7 @@ def _is_websocket(event: Event) -> bool:
 
 def _is_rest_api(event: Event) -> bool:
     context = event["requestContext"]
-    return "httpMethod" in event and "stage" in context and "elb" not in context
+    return "httpMethod" in event and "stage" in context and not _is_authorizer(event)
 
 
 def _is_lattice(event: Event) -> bool:
@@ -253,8 +270,7 @@ callers: Final[tuple[Caller, ...]] = (
         "https://docs.aws.amazon.com/general/latest/gr/appsync.html", _COMPARED,
     ),
     Caller(
-        "cognito", "Cognito user pool trigger",
-        lambda event: {"triggerSource", "userPoolId"} <= event.keys(),
+        "cognito", "Cognito user pool trigger", _is_cognito,
         5.0, None, "not told", True,
         "the user's sign-up or sign-in fails", "then it tries again, three times in all; cannot be raised",
         "https://docs.aws.amazon.com/cognito/latest/developerguide/cognito-user-pools-working-with-lambda-triggers.html",

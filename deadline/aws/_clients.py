@@ -38,6 +38,7 @@ from deadline._scope import current
 from deadline._section import calls_of_step
 from deadline._sighting import Call, calls
 from deadline.aws._attempts import Limits, attempt_limit, attempts_left, backoff, fits
+from deadline.aws._client_context import tell
 from deadline.aws._limits import current_limits
 from deadline.aws._transfers import METHODS, current_transfer, managed
 from deadline.aws._waiters import capped
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from deadline._scope import Deadline
 
 _NO_LIMITS: Final = Limits()
+
+_INVOKES: Final = {"Invoke", "InvokeWithResponseStream"}
 
 _NEVER_REFUSED: Final = "AbortMultipartUpload"
 """What cleans up after a cut goes out however late it is."""
@@ -328,6 +331,13 @@ class Gate:
         quota.release(context.pop("retry_quota_capacity", 0))
 
 
+def _tell_function(request: Any, operation_name: str, **_: Any) -> None:
+    """Tell a function that is invoked how long it will be waited for, anew with each attempt."""
+    call = _current_call()
+    if call is not None and operation_name in _INVOKES:
+        tell(request, call.left)
+
+
 def _no_retry(call: AwsCall, delay: float) -> None:
     call.refused = (
         f"deadline: no retry after attempt {call.attempt}: with {delay:.3f} s of backoff and "
@@ -361,6 +371,8 @@ def _wire(client: Any) -> None:
         http.send = functools.partial(_send, functools.partial(_presumed_sent, http.send))
     events = client.meta.events
     service = client.meta.service_model.service_id.hyphenize()
+    if service == "lambda":
+        events.register("before-sign.lambda", _tell_function, unique_id="deadline-travel")
     unique_id = f"retry-config-{service}"
     known = getattr(events, "_emitter", events)._unique_id_handlers.get(unique_id)  # noqa: SLF001
     if known is not None:

@@ -56,7 +56,8 @@ class LambdaFunction(Protocol[Event_contra, Context_contra, Response_co]):
         retries, dead-letter queues and error metrics do their work: the right choice for every caller that
         retries. Any other error that it raises leaves with `exceeded` as its cause.
 
-        It has the time from the cut to the margin's last twentieth (20 ms at least), and is cut then; the
+        It has the time from the cut to the margin's last twentieth (20 ms at least), before whoever waits for
+        the answer gives up (`caller_limit`) or else before Lambda's timeout, and is cut then; the
         invocation then fails with `exceeded`. `resources` is `None` if the time was up before they were open.
 
         Raises:

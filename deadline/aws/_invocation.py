@@ -31,11 +31,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
-from deadline._errors import DeadlineExceeded
+from deadline._errors import DeadlineExceeded, says_time_is_up
 from deadline._events import emit
 from deadline._scope import TIE, Deadline
 from deadline._sighting import context_of
-from deadline._source import bounded, checked
+from deadline._source import Instant, bounded, checked
 from deadline.aws._abandon import abandon
 from deadline.aws._batch_sources import loses_work
 from deadline.aws._guard import Guard
@@ -153,7 +153,10 @@ class Invocation:
             return math.inf
         if self._word is not None:
             self._word.postpone(self._deadline)
-        return self._deadline.answering().undo if self._goes_on() else self._leaves_body()
+        if not self._goes_on():
+            return self._leaves_body()
+        ends = self._deadline.answering()
+        return (ends.section + ends.undo) / 2  # an undo that is quick is told as done
 
     def _goes_on(self) -> bool:
         """Whether an open section is undone for longer than the caller waits."""
@@ -171,16 +174,13 @@ class Invocation:
         return (ends.undo + ends.mitigation) / 2
 
     def _ours(self, error: BaseException | None) -> DeadlineExceeded | None:
-        """What says that the invocation's time is up: by this deadline, or by one inside with the same end.
+        """What says that the invocation's time is up: by this deadline, or one inside with the same end."""
 
-        A task group hands it on in a group of its own; beside another error it is that error's turn.
-        """
-        if isinstance(error, BaseExceptionGroup):
-            found = [self._ours(one) for one in error.exceptions]
-            return found[0] if all(found) else None
-        if not isinstance(error, DeadlineExceeded) or error.deadline is None:
-            return None
-        return error if error.deadline.hard >= self._deadline.hard - TIE else None
+        def is_ours(exceeded: DeadlineExceeded) -> bool:
+            dl = exceeded.deadline
+            return dl is not None and dl.hard >= self._deadline.hard - TIE
+
+        return says_time_is_up(error, is_ours)
 
     async def _leave_behind(self) -> DeadlineExceeded:
         exceeded = await self._deadline.give_up()
@@ -219,7 +219,7 @@ class Invocation:
         )
         ends = dl.shares().mitigation
         telling = self._tell(exceeded, ends) if self._word else None
-        outcome = await self._mitigated(exceeded, dl.answering().mitigation, undoing)
+        outcome = await self._mitigated(exceeded, undoing)
         if dl.answer_by < dl.hard:
             await self._answer_in_time(outcome, [task for task in (undoing, telling) if task is not None])
         if undoing is not None and await self._ended(undoing, self._leaves_body) is None:
@@ -238,15 +238,16 @@ class Invocation:
             else:
                 emit("aws.answers_late", logging.WARNING, function=self._plan.name)
 
-    async def _mitigated(
-        self, exceeded: DeadlineExceeded, ends: float, undoing: asyncio.Task[Outcome] | None
-    ) -> Outcome:
+    async def _mitigated(self, exceeded: DeadlineExceeded, undoing: asyncio.Task[Outcome] | None) -> Outcome:
         plan, dl = self._plan, self._deadline
         if plan.mitigation is None:
             return Outcome(None, exceeded)
-        assert exceeded.deadline is not None
-        grace = exceeded.grace(reserve=max(0.0, exceeded.deadline.answer_by - ends))
-        outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + dl.answer_by) / 2)
+        ends, hard = dl.answering().mitigation, dl.answer_by
+        if dl.now() >= ends:  # what blocked the loop has let the caller go: mitigate all the same
+            ends, hard = dl.shares().mitigation, dl.hard
+        name = f"{plan.name} grace"
+        grace = Deadline(Instant(hard), hard - ends, name, DeadlineExceeded, interrupt=plan.interrupt)
+        outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + hard) / 2)
         if outcome is None:
             self._protect()
             left = self._unfinished() if undoing is None else [self._worker]
@@ -280,7 +281,7 @@ class Invocation:
         dl = self._deadline
         if not dl.hard < math.inf:  # also if it was not entered
             return asyncio.get_running_loop().time() + WITHOUT_LIMIT
-        ends = dl.shares().mitigation
+        ends = dl.answering().mitigation
         return min(ends, dl.now() + ends - dl.soft)
 
     async def _told(self, telling: asyncio.Task[None] | None, until: float) -> None:

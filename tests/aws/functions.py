@@ -119,10 +119,13 @@ async def _(exceeded: DeadlineExceeded, event: dict[str, Any], context: Any) -> 
 
 @aws.handler
 async def undoes(event: dict[str, Any], context: Any) -> Any:
-    """Do one step and wait; its undo takes as long as the event says."""
+    """Do one step and wait; its undo takes as long as the event says, and blocks if that says so."""
 
     async def undo() -> None:
-        await asyncio.sleep(event["undo"])
+        if event.get("block"):
+            time.sleep(event["undo"])  # noqa: ASYNC251  # it is the case
+        else:
+            await asyncio.sleep(event["undo"])
         print("undone")  # noqa: T201  # for the log
         acted.append("undone")
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,8 +98,8 @@ def rest_event(waited: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("waited", "left"),
-    [(0.0, 29.0), (27.5, 1.5), (-3600.0, 29.0), (28.9, 0.25), (29.5, 0.25), (1e9, 0.25)],
-    ids=["fresh", "waited", "ahead of ours", "nearly over", "over", "nonsense"],
+    [(0.0, 29.0), (27.5, 1.5), (-3600.0, 29.0), (28.9, 0.25), (29.5, 0.25), (40.0, 0.25), (3e8, 29.0)],
+    ids=["fresh", "waited", "ahead of ours", "nearly over", "over", "long over", "a sample's"],
 )
 def test_what_is_left_to_the_caller(waited: float, left: float) -> None:
     """The limit less what it waited; a clock ahead of ours lengthens nothing, and no clock leaves nothing."""
@@ -163,7 +164,7 @@ async def test_without_a_hard_end_the_callers_is_the_hard_one(virtual_clock: Vir
 
 async def test_grace_ends_when_the_caller_goes(virtual_clock: VirtualClock) -> None:
     """What mitigates, answers: its time is the caller's."""
-    with pytest.raises(DeadlineExceeded) as caught:
+    with pytest.raises(DeadlineExceeded, match="9.000 s allowed for a caller that waits 10.000 s") as caught:
         async with deadline(60.0, margin=1.0, caller_limit=10.0):
             await asyncio.sleep(99)
     assert virtual_clock.time() == 9.0
@@ -195,7 +196,8 @@ async def soft_and_ends(event: Any, seconds: float, **options: Any) -> tuple[flo
         assert dl is not None
         return dl.soft, dl.answer_by, dl.hard
 
-    return await f.invoke(event, FakeContext(seconds))
+    ends: tuple[float, float, float] = await f.invoke(event, FakeContext(seconds))
+    return ends
 
 
 @pytest.mark.parametrize(
@@ -298,6 +300,55 @@ async def test_an_undo_goes_on_beside_and_after_the_mitigation(
     assert "aws.left_behind" not in names
 
 
+async def test_an_undo_that_does_not_end_is_left(virtual_clock: VirtualClock, told: list[Event]) -> None:
+    """The answer stands, and the invocation ends before Lambda's timeout."""
+
+    @aws.handler
+    async def f(event: Any, context: Any) -> Any:
+        async with critical("move") as section:
+            async with section.step("copy", undo=undo):
+                pass
+            await asyncio.sleep(99)
+
+    async def undo() -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600.0)
+            except asyncio.CancelledError:
+                pass
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return "answered"
+
+    assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
+    assert 40.0 < virtual_clock.time() < 60.0
+    assert "aws.left_behind" in [event.name for event in told]
+
+
+async def test_a_section_that_finishes_beside_the_mitigation(virtual_clock: VirtualClock) -> None:
+    """A shielded step may still be done when the answer is being made; nothing is lost but the time."""
+    happened: list[str] = []
+
+    @aws.handler
+    async def f(event: Any, context: Any) -> Any:
+        async with critical("move") as section:
+            async with section.step("copy"):
+                with anyio.CancelScope(shield=True):
+                    await asyncio.sleep(15.0)
+                happened.append("copied")
+        return "whole"
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        happened.append("answered")
+        return "answered"
+
+    assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
+    assert happened == ["answered", "copied"]
+    assert virtual_clock.time() == pytest.approx(15.0)
+
+
 async def test_an_undo_ends_with_its_share_of_lambdas_time(virtual_clock: VirtualClock) -> None:
     """It has until three quarters of what is left to Lambda, and no longer."""
     undoing: list[float] = []
@@ -323,3 +374,17 @@ async def test_an_undo_ends_with_its_share_of_lambdas_time(virtual_clock: Virtua
     assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
     assert undoing == pytest.approx([9.75, 9.5 + 0.75 * 50.5], abs=0.1)
     assert virtual_clock.time() < 60.0
+
+
+# --- the page ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    """Every source is on it, with its limit."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "callers.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for known in aws.callers:
+        (row,) = [row for row in rows if f"`{known.name}`" in row.split("|")[1]]
+        waits = row.split("|")[3]
+        assert known.limit is None or f"{known.limit:g} s" in waits
+        assert known.waits is not False or waits.strip() == "no"

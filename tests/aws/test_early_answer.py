@@ -102,6 +102,16 @@ def test_an_undo_that_is_quick_is_waited_for(functions: dict[str, Emulator], pos
     assert ended.log.index("undone") < ended.log.index("answering")
 
 
+def test_an_undo_that_blocks_is_not_cut_short_and_the_mitigation_runs_after(
+    functions: dict[str, Emulator],
+) -> None:
+    """The caller has gone meanwhile; what was undone and what is mitigated counts more than its answer."""
+    ended = functions["undoes"].invoke(rest_event(28.2, undo=0.9, block=True))
+    assert ended.response == {"status": "partial"}
+    assert "undone" in ended.log
+    assert "aws.interrupted" not in ended.log
+
+
 def test_an_answer_that_is_no_json_is_told_by_returning(functions: dict[str, Emulator]) -> None:
     """It cannot be posted; the undo completes, and Lambda is told what is wrong with it."""
     ended = functions["undoes"].invoke(rest_event(28.2, undo=0.9, json=False))

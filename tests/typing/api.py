@@ -12,6 +12,7 @@ from deadline import (
     aws,
     current,
     deadline,
+    deadline_header,
     remaining,
     step,
     subscribe,
@@ -69,3 +70,18 @@ def ambient() -> None:
     assert_type(aws.install(Context()), Context)
     with aws.limits(attempts=2, per_attempt=0.5, min_attempt=0):
         pass
+
+
+async def callers(event: object, context: Context) -> None:
+    """Who called, and what is told to whoever is called."""
+    assert_type(aws.callers, tuple[aws.Caller, ...])
+    assert_type(aws.caller(event), aws.Caller | None)
+    assert_type(aws.caller_left(event, limit=60.0), float)
+    async with deadline(context, caller_limit=aws.caller_left(event)) as dl:
+        assert_type(dl.answer_by, float)
+    deadline(2.0, caller_limit=timedelta(seconds=1))
+    deadline(2.0, caller_limit="auto")  # type: ignore[arg-type]
+    assert_type(deadline_header(), dict[str, str])
+    aws.handler(caller_limit="auto")
+    aws.handler(caller_limit=60.0)
+    aws.handler(caller_limit=None)

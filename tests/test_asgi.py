@@ -1,0 +1,336 @@
+"""`asgi.DeadlineMiddleware`: plain ASGI on a virtual clock, and what frameworks make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from deadline import DeadlineExceeded, InsufficientTime, current, deadline, deadline_header, remaining
+from deadline.asgi import DeadlineMiddleware
+from deadline.testing import FakeContext
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from deadline.testing import VirtualClock
+
+
+def request(*headers: tuple[bytes, bytes], **more: Any) -> dict[str, Any]:
+    """The scope of a request."""
+    return {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"here"), *headers], **more}
+
+
+async def receive() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+class Sent(list[Any]):
+    """What the server was sent."""
+
+    async def __call__(self, message: Any) -> None:
+        await asyncio.sleep(0)
+        self.append(message)
+
+    @property
+    def status(self) -> int:
+        return int(self[0]["status"])
+
+
+async def serve(app: Any, scope: Any) -> Sent:
+    sent = Sent()
+    await app(scope, receive, sent)
+    return sent
+
+
+async def ok(send: Any, body: bytes = b"fine") -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+def app_that(work: Callable[[], Awaitable[object]]) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await work()
+        await ok(send)
+
+    return app
+
+
+def sleeping(seconds: float) -> Any:
+    return app_that(lambda: asyncio.sleep(seconds))
+
+
+# --- the limits -------------------------------------------------------------------------------------------
+
+
+async def test_a_request_in_time_is_left_alone(virtual_clock: VirtualClock) -> None:
+    """Its messages pass as they are."""
+    sent = await serve(DeadlineMiddleware(sleeping(1), budget=5.0), request())
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent.status == 200
+
+
+async def test_a_request_that_takes_too_long_is_answered_504(virtual_clock: VirtualClock) -> None:
+    """The margin before the budget: half a second, at most a quarter."""
+    sent = await serve(DeadlineMiddleware(sleeping(60), budget=5.0), request())
+    assert sent.status == 504
+    assert dict(sent[0]["headers"])[b"content-length"] == str(len(sent[1]["body"])).encode()
+    assert virtual_clock.time() == 4.5
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "soft"),
+    [
+        ({"budget": 5.0}, (), 4.5),
+        ({"budget": 1.0}, (), 0.75),
+        ({"budget": 5.0, "margin": 1.0}, (), 4.0),
+        ({"budget": 5.0, "margin": 0}, (), 5.0),
+        ({}, ((b"deadline-remaining-ms", b"1000"),), 0.75),
+        ({"budget": 5.0}, ((b"deadline-remaining-ms", b"1000"),), 0.75),
+        ({"budget": 0.4}, ((b"deadline-remaining-ms", b"1000"),), 0.3),
+        ({"budget": 5.0, "margin": 3.0}, ((b"deadline-remaining-ms", b"1000"),), 0.5),
+        ({"budget": 5.0, "header": "X-Left"}, ((b"x-left", b"1000"),), 0.75),
+        ({"budget": 5.0, "header": None}, ((b"deadline-remaining-ms", b"1000"),), 4.5),
+        ({}, ((b"deadline-remaining-ms", b"9000"), (b"deadline-remaining-ms", b"1000")), 0.75),
+    ],
+    ids=str,
+)
+async def test_the_sooner_of_budget_and_header_counts(
+    virtual_clock: VirtualClock, options: dict[str, Any], headers: tuple[Any, ...], soft: float
+) -> None:
+    """The header can only shorten; without a limit there is none."""
+    await serve(DeadlineMiddleware(sleeping(60), **options), request(*headers))
+    assert virtual_clock.time() == pytest.approx(soft)
+
+
+FORGED = [
+    b"", b"0", b"00", b"-5", b"+5", b"1.5", b"1e3", b"nan", b"inf", b" 5", b"5 ", b"5;", b"0x10", b"1_000",
+    b"1000000000", b"9" * 5000, b"\xff", b"\xd9\xa1", b"5, 6", b"5\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", FORGED, ids=repr)
+async def test_what_is_no_number_of_milliseconds_is_ignored(
+    virtual_clock: VirtualClock, value: bytes
+) -> None:
+    """Malformed, absurd or hostile: as if it were not there."""
+    await serve(DeadlineMiddleware(sleeping(60), budget=5.0), request((b"deadline-remaining-ms", value)))
+    assert virtual_clock.time() == 4.5
+
+
+async def test_without_any_limit_there_is_none(virtual_clock: VirtualClock) -> None:
+    """The deadline is there, so that it can be asked."""
+    seen: list[float] = []
+
+    async def look() -> None:
+        seen.append(remaining())
+
+    await serve(DeadlineMiddleware(app_that(look)), request())
+    assert seen == [math.inf]
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+async def test_other_connections_pass_through(virtual_clock: VirtualClock, kind: str) -> None:
+    """A websocket lives on, and so does the lifespan; no deadline is in force."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+        seen.append((current(), send))
+
+    sent = Sent()
+    await DeadlineMiddleware(app, budget=1.0)({"type": kind}, receive, sent)
+    assert seen == [(None, sent)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"budget": -1}, {"budget": "5"}, {"margin": -1}, {"header": b"x"}, {"on_exceeded": lambda *_: None}],
+    ids=lambda options: next(iter(options)) + " " + type(next(iter(options.values()))).__name__,
+)
+def test_wrong_arguments_are_named(options: dict[str, Any]) -> None:
+    """The message begins with the argument."""
+    with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+        DeadlineMiddleware(sleeping(0), **options)
+
+
+# --- the answer -------------------------------------------------------------------------------------------
+
+
+async def test_on_exceeded_answers_in_the_margin(virtual_clock: VirtualClock) -> None:
+    """It gets the error and the scope, and what it returns is the response."""
+    seen: list[Any] = []
+
+    async def on_exceeded(exceeded: DeadlineExceeded, scope: Any) -> Any:
+        await asyncio.sleep(0.2)
+        seen.append((exceeded.report.pending, scope["path"], remaining()))
+        return app_that(lambda: asyncio.sleep(0))
+
+    sent = await serve(DeadlineMiddleware(sleeping(60), budget=4.0, on_exceeded=on_exceeded), request())
+    assert sent.status == 200
+    assert seen == [([], "/", pytest.approx(0.5 - 0.2 - 0.025))]
+
+
+@pytest.mark.parametrize("how", ["raises", "raises exceeded", "overruns", "returns nothing"])
+async def test_a_mitigation_that_fails_is_504(virtual_clock: VirtualClock, how: str) -> None:
+    """The client gets an answer, before the budget is over."""
+
+    async def on_exceeded(exceeded: DeadlineExceeded, scope: Any) -> Any:
+        if how == "raises":
+            raise KeyError(how)
+        if how == "raises exceeded":
+            raise exceeded
+        if how == "overruns":
+            await asyncio.sleep(60)
+
+    sent = await serve(DeadlineMiddleware(sleeping(60), budget=4.0, on_exceeded=on_exceeded), request())
+    assert sent.status == 504
+    assert virtual_clock.time() < 4.0
+
+
+async def test_a_response_that_has_started_is_broken_off(virtual_clock: VirtualClock) -> None:
+    """Nothing more is sent, and the error leaves, for the server to end the connection."""
+    cleaned: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": b"more", "more_body": True})
+                await asyncio.sleep(1)
+        finally:
+            cleaned.append(virtual_clock.time())
+
+    sent = Sent()
+    with pytest.raises(DeadlineExceeded):
+        await DeadlineMiddleware(app, budget=4.0)(request(), receive, sent)
+    assert cleaned == [3.5]
+    assert all(message.get("more_body", True) for message in sent)
+
+
+async def test_a_response_that_is_complete_stands(virtual_clock: VirtualClock) -> None:
+    """An application that finishes although it was cut has answered."""
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await stubborn()
+        for message in (
+            {"type": "http.response.start", "status": 200, "headers": []},
+            {"type": "http.response.body"},
+        ):
+            sent.append(message)
+
+    sent = Sent()
+    await DeadlineMiddleware(app, budget=4.0)(request(), receive, sent)
+    assert sent.status == 200
+
+
+async def test_a_refusal_is_answered_too(virtual_clock: VirtualClock) -> None:
+    """A piece of work that does not fit into the request's time is the request's timeout."""
+
+    async def refuse() -> None:
+        dl = current()
+        assert dl is not None
+        raise dl.refusal("a call")
+
+    async def refuse_in_a_group() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(refuse())
+
+    for work in (refuse, refuse_in_a_group):
+        assert (await serve(DeadlineMiddleware(app_that(work), budget=4.0), request())).status == 504
+
+
+async def test_an_error_of_the_applications_is_its_own(virtual_clock: VirtualClock) -> None:
+    """It leaves as it is, for whoever handles it."""
+
+    async def fail() -> None:
+        raise KeyError("order")
+
+    with pytest.raises(KeyError, match="order"):
+        await serve(DeadlineMiddleware(app_that(fail), budget=4.0), request())
+
+
+async def test_a_deadline_of_the_applications_own_is_its_own(virtual_clock: VirtualClock) -> None:
+    """Whoever sets one handles it."""
+
+    async def own() -> None:
+        async with deadline(1.0):
+            await asyncio.sleep(60)
+
+    with pytest.raises(DeadlineExceeded):
+        await serve(DeadlineMiddleware(app_that(own), budget=4.0), request())
+    assert not issubclass(DeadlineExceeded, InsufficientTime)
+
+
+async def test_an_outer_middleware_answers_for_itself(virtual_clock: VirtualClock) -> None:
+    """Mounted applications may have a shorter budget, and cannot have a longer one."""
+    inner = DeadlineMiddleware(sleeping(60), budget=10.0)
+    assert (await serve(DeadlineMiddleware(inner, budget=4.0), request())).status == 504
+    assert virtual_clock.time() == 3.5
+
+
+async def test_a_server_that_cancels_is_obeyed(virtual_clock: VirtualClock) -> None:
+    """A cancellation from outside stays one."""
+    task = asyncio.create_task(serve(DeadlineMiddleware(sleeping(60), budget=4.0), request()))
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_deadline_travels_over_a_chain(virtual_clock: VirtualClock) -> None:
+    """Each server has what its caller has left, less a margin of its own; the innermost ends first."""
+    ends: list[float] = []
+
+    def calls(app: Any) -> Any:
+        async def work() -> None:
+            dl = current()
+            assert dl is not None
+            ends.append(dl.soft)
+            await asyncio.sleep(0.1)
+            headers = [(name.encode(), value.encode()) for name, value in deadline_header().items()]
+            await serve(app, request(*headers))
+
+        return DeadlineMiddleware(app_that(work), budget=60.0)
+
+    innermost = DeadlineMiddleware(sleeping(100), budget=60.0)
+    sent = await serve(calls(calls(innermost)), request((b"deadline-remaining-ms", b"4000")))
+    assert sent.status == 200
+    # 4 s less half a second; 3.4 s less half a second; 2.8 s less half a second.
+    assert ends == pytest.approx([3.5, 3.0], abs=0.002)
+    assert virtual_clock.time() == pytest.approx(2.5, abs=0.003)
+
+
+# --- Lambda -----------------------------------------------------------------------------------------------
+
+
+async def test_under_mangum_lambdas_context_is_the_hard_end(virtual_clock: VirtualClock) -> None:
+    """And the source of the event limits the answer, as in a handler."""
+    seen: list[tuple[float, float]] = []
+
+    async def look() -> None:
+        dl = current()
+        assert dl is not None
+        seen.append((dl.answer_by, dl.hard))
+
+    app = DeadlineMiddleware(app_that(look))
+    epoch = int((time.time() - 9) * 1000)
+    event = {"httpMethod": "GET", "requestContext": {"stage": "prod", "requestTimeEpoch": epoch}}
+    scope = {"aws.context": FakeContext(60.0)}
+    await serve(app, request(**scope))
+    await serve(app, request(**scope, **{"aws.event": event}))
+    await serve(app, request(**{"aws.context": {}, "aws.event": {}}))
+    assert seen == [
+        (pytest.approx(60.0, abs=0.01), pytest.approx(60.0, abs=0.01)),
+        (pytest.approx(20.0, abs=0.05), pytest.approx(60.0, abs=0.01)),
+        (math.inf, math.inf),
+    ]
