@@ -13,6 +13,7 @@ OPEN: Final = "\ue000"
 CLOSE: Final = "\ue001"
 _MARKER: Final = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}")
 # No quotes or backslashes: texts with markers are read as JSON.
+_UNPRINTABLE: Final = re.compile(f"[\x00-\x1f\x7f-\x9f{OPEN}{CLOSE}]")
 _NO_PART: Final = re.compile(f'[{OPEN}{CLOSE}"\\\\\x00-\x1f]')
 
 
@@ -37,11 +38,11 @@ def named(text: str) -> list[str]:
 
 
 def described(text: str) -> str:
-    """A text for people: markers as `${...}`, and a marker alone as what it says."""
+    """A text for people: markers as `${...}`, one alone as what it says; nothing that moves a cursor."""
     alone = _MARKER.fullmatch(text)
-    if alone:
-        return alone[1] if " " in alone[1] else f"${{{alone[1]}}}"
-    return _MARKER.sub(r"${\1}", text)
+    if alone and " " in alone[1]:
+        return alone[1]
+    return _UNPRINTABLE.sub("?", _MARKER.sub(r"${\1}", text))
 
 
 def short(value: Any) -> str:

@@ -16,6 +16,8 @@ import yaml
 from cfnlint.decode import decode_str
 from cfnlint.template import Template as LintTemplate
 
+from deadline.audit._marker import described
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -193,8 +195,9 @@ def from_body(
     skipped = list(skipped)
     resources = {}
     for key, value in body["Resources"].items():
-        if not isinstance(key, str) or not isinstance(_get(value, "Type"), str):
-            skipped.append(Skip(str(key), "", "it is no resource: it has no Type", _line(key)))
+        if not isinstance(key, str) or not key.isalnum() or not isinstance(_get(value, "Type"), str):
+            why = "it is no resource: it has no Type, or a name of other than letters and digits"
+            skipped.append(Skip(described(str(key)), "", why, _line(key)))
             continue
         resources[key] = resource = Resource(key, value["Type"], value)
         if why := _why_unseen(resource):
@@ -267,10 +270,10 @@ def _left_out(body: dict[str, Any]) -> Iterator[Skip]:
     for transform in _transforms(body):
         name = str(transform.get("Name", "?") if isinstance(transform, dict) else transform)
         if name not in KNOWN_TRANSFORMS:
-            yield Skip("", "", f"the macro {name} is not run: what it adds or changes is not seen", 0)
+            yield Skip("", "", f"the macro {described(name)} is not run: what it adds is not seen", 0)
     for key in body:
         if key not in SECTIONS:
-            yield Skip("", "", f"the section {key} is not read", _line(key))
+            yield Skip("", "", f"the section {described(str(key))} is not read", _line(key))
     for node in _nodes(body):
         if str(node.get("Type")) in STACKS:
             # cfn-lint would read the file that a nested stack names, to know what it puts out.
@@ -279,7 +282,7 @@ def _left_out(body: dict[str, Any]) -> Iterator[Skip]:
     for key in [key for key in resources if str(key).startswith("Fn::")]:
         why = _why_no_loop(body, key, resources[key])
         if why:
-            yield Skip(str(key), "", why, _line(key))
+            yield Skip(described(str(key)), "", described(why), _line(key))
             del resources[key]
 
 
@@ -309,7 +312,7 @@ def _why_unseen(resource: Resource) -> str:
     if resource.type in STACKS:
         return "a nested stack: give its template as well"
     if resource.type.endswith("::MODULE"):
-        return f"the module {resource.type} is not expanded: what it holds is not seen"
+        return f"the module {described(resource.type)} is not expanded: what it holds is not seen"
     if any("Fn::Transform" in node for node in _nodes(resource.body)):
         return "Fn::Transform is not run: what it adds is not seen"
     return ""

@@ -102,6 +102,23 @@ def test_a_loop_over_a_parameter_has_its_default_or_what_is_told() -> None:
     assert [one.resource for one in audit(read(text, "told", {"Names": "C"})).findings] == ["WorkC"]
 
 
+def test_a_template_moves_no_cursor() -> None:
+    """What it has in its names and values is printed harmlessly, and no marker of ours can be forged."""
+    text = r"""
+    Transform: "\e[2Jmacro"
+    "\e[2J": {}
+    Resources:
+      "\e[2J": {Type: AWS::Lambda::Function}
+      M: {Type: "\e[2J::MODULE"}
+      F:
+        Type: AWS::Lambda::Function
+        Properties: {Timeout: "\e[2J\ue000x\ue001", Role: "\ue000", MemorySize: "\ue001"}
+    """
+    result = audit(read(text))
+    assert len(result.skipped) >= 7
+    assert not any(one in skip.resource + skip.why for skip in result.skipped for one in "\x1b\ue000\ue001")
+
+
 WATCHED = """
 import sys
 from pathlib import Path

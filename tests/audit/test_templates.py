@@ -61,8 +61,8 @@ EXPECTED: dict[str, tuple[list[tuple[str, str, str]], list[tuple[str, str]]]] = 
     "macros.yaml": (
         [],
         [
-            ("", "the macro AWS::Include is not run: what it adds or changes is not seen"),
-            ("", "the macro CompanyDefaults is not run: what it adds or changes is not seen"),
+            ("", "the macro AWS::Include is not run: what it adds is not seen"),
+            ("", "the macro CompanyDefaults is not run: what it adds is not seen"),
             ("Api", "Fn::Transform is not run: what it adds is not seen"),
             ("Fn::Transform", "Transform is not run: what it adds is not seen"),
             ("Hello", "Environment may come from Fn::Transform, which is not run"),
