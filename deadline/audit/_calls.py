@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline.audit._machines import tasks
 from deadline.audit._marker import described, is_known, named
-from deadline.audit._template import MACHINES, _get
+from deadline.audit._nodes import entry
+from deadline.audit._template import MACHINES
 from deadline.audit._world import CannotTell
 from deadline.aws import callers
 
@@ -125,7 +126,7 @@ def _events(function: Function) -> Iterator[Call]:
 
 
 def _urls(function: Function) -> Iterator[Call]:
-    if function.resource.type == "AWS::Serverless::Function" and _get(
+    if function.resource.type == "AWS::Serverless::Function" and entry(
         function.resource.properties, "FunctionUrlConfig"
     ):
         yield _call("function-url", function.name)

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline.audit._marker import is_known, mark, short
-from deadline.audit._template import _get, _plain
+from deadline.audit._nodes import entry, plain
 
 if TYPE_CHECKING:
     from deadline.audit._world import World
@@ -50,11 +50,11 @@ def _parameter(world: World, name: str, parameter: dict[str, Any]) -> Any:
     elif kind.startswith("AWS::SSM::"):
         return mark(f"the parameter {name}, which comes from SSM")
     elif isinstance(allowed, list) and allowed:
-        options = [_plain(value) for value in allowed if isinstance(value, str | int | float)]
+        options = [plain(value) for value in allowed if isinstance(value, str | int | float)]
     else:
         options = [*world.template.compared.get(name, []), *([] if default is not ABSENT else [OTHER])]
     if isinstance(default, str | int | float):
-        options = [_plain(default), *options]
+        options = [plain(default), *options]
     options = list(dict.fromkeys(options))
     if options in ([], [OTHER]):
         return mark(f"the parameter {name}, which has no default")
@@ -69,7 +69,7 @@ def _chosen(world: World, name: str, options: list[str]) -> str:
 
 def _attribute(world: World, argument: Any) -> str:
     if isinstance(argument, list):
-        argument = ".".join(_plain(world.value(part)) for part in argument)
+        argument = ".".join(plain(world.value(part)) for part in argument)
     return mark(argument if isinstance(argument, str) else "Fn::GetAtt of something that is no name")
 
 
@@ -88,7 +88,7 @@ def _sub(world: World, argument: Any) -> str:
 
 
 def _joined(value: Any) -> str:
-    return _plain(value) if isinstance(value, str | int | float) else mark("something that is no text")
+    return plain(value) if isinstance(value, str | int | float) else mark("something that is no text")
 
 
 def _join(world: World, argument: Any) -> str:
@@ -98,7 +98,7 @@ def _join(world: World, argument: Any) -> str:
     if not isinstance(parts, list):
         return _joined(parts)
     values = (world.value(part) for part in parts)
-    return _plain(argument[0]).join(_joined(value) for value in values if value is not ABSENT)
+    return plain(argument[0]).join(_joined(value) for value in values if value is not ABSENT)
 
 
 def _select(world: World, argument: Any) -> Any:
@@ -121,10 +121,10 @@ def _find(world: World, argument: Any) -> Any:
     keys = [world.value(key) for key in argument[:3]]
     found: Any = world.template.section("Mappings")
     for key in keys:
-        found = found.get(_plain(key), ABSENT) if isinstance(found, dict) and _is_scalar(key) else ABSENT
+        found = found.get(plain(key), ABSENT) if isinstance(found, dict) and _is_scalar(key) else ABSENT
     if found is not ABSENT:
         return found
-    default = _get(argument[3], "DefaultValue") if len(argument) > 3 else None
+    default = entry(argument[3], "DefaultValue") if len(argument) > 3 else None
     if default is not None:
         return world.value(default)
     return mark(f"the mapping {'.'.join(map(short, keys))}, which has none")

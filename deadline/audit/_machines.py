@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline.audit._intrinsics import ABSENT
 from deadline.audit._marker import described, is_known, named
-from deadline.audit._template import FUNCTIONS, _get
+from deadline.audit._nodes import entry
+from deadline.audit._template import FUNCTIONS
 from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
@@ -88,11 +89,11 @@ def _filled(node: Any, places: dict[str, str]) -> Any:
 def _tasks(world: World, machine: Any, depth: int) -> Iterator[Task]:
     if depth > DEEPEST:
         raise CannotTell("the definition is nested too deep")
-    states = _get(machine, "States")
+    states = entry(machine, "States")
     for name, state in states.items() if isinstance(states, dict) else ():
-        if _get(state, "Type") == "Task":
+        if entry(state, "Type") == "Task":
             yield _task(world, str(name), state)
-        branches = _get(state, "Branches")
+        branches = entry(state, "Branches")
         for inner in (
             (
                 *(branches if isinstance(branches, list) else ()),
@@ -110,7 +111,7 @@ def _task(world: World, name: str, state: dict[str, Any]) -> Task:
     target, types = "", _types(world, resource)
     is_invoke = ":states:::lambda:invoke" in resource
     if is_invoke:
-        given = _get(state.get("Parameters") or state.get("Arguments"), "FunctionName")
+        given = entry(state.get("Parameters") or state.get("Arguments"), "FunctionName")
         target = given if isinstance(given, str) else ""
     elif ":lambda:" in resource or ":function:" in resource or types & FUNCTIONS or _is_alias(types):
         target = resource

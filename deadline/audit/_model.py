@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deadline.audit._calls import calls
 from deadline.audit._intrinsics import ABSENT
 from deadline.audit._marker import described, is_known, named
-from deadline.audit._template import _get
+from deadline.audit._nodes import entry
 from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Function:
         return self._is_called(text)
 
     def _is_called(self, text: str) -> bool:
-        own = _get(self.resource.properties, "FunctionName")
+        own = entry(self.resource.properties, "FunctionName")
         if own is None or not text:
             return False
         name = self.world.text(own)

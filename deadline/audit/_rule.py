@@ -178,4 +178,4 @@ def _finding(
 
 def _is_ignored(rule: str, resource: Resource, template: Template) -> bool:
     ignored = template.ignored
-    return rule.startswith((*ignored[""], *ignored.get(resource.name, ())) or ("none",))
+    return rule.startswith((*ignored[""], *ignored.get(resource.name, ())))

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from deadline.audit._intrinsics import ABSENT
 from deadline.audit._model import Function
+from deadline.audit._nodes import texts
 from deadline.audit._rights import Right, Unseen, changes, rights
 from deadline.audit._rule import Found, rule
-from deadline.audit._template import FUNCTIONS, _texts
+from deadline.audit._template import FUNCTIONS
 from deadline.audit._world import CannotTell
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _is_idempotent(function: Function) -> bool:
         return str(told).lower() == "true"
     node = function.resource.properties
     seen = [function.world.at(node, key) for key in ("Environment", "Policies", "Layers")]
-    return any("idempoten" in text.lower() for part in seen for text in (*_texts(part), *_keys(part)))
+    return any("idempoten" in text.lower() for part in seen for text in (*texts(part), *_keys(part)))
 
 
 def _keys(node: object) -> Iterator[str]:

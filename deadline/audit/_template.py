@@ -17,6 +17,7 @@ from cfnlint.decode import decode_str
 from cfnlint.template import Template as LintTemplate
 
 from deadline.audit._marker import described
+from deadline.audit._nodes import entry, line_of, nodes, plain, texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,12 +76,12 @@ class Resource:
 
     def line(self, *path: str) -> int:
         """Where the deepest part of `path` that is written stands, from 1; 0 if it is not known."""
-        found, node = _line(self.name), self.body
+        found, node = line_of(self.name), self.body
         for name in path:
             key = next((key for key in node if key == name), None) if isinstance(node, dict) else None
             if key is None:
                 break
-            found = _line(key) or found
+            found = line_of(key) or found
             node = node[key]
         return found
 
@@ -121,10 +122,10 @@ class Template:
         named = {
             text: resource.name
             for resource in self.of_type(FUNCTIONS)
-            if (text := _raw(_get(resource.properties, "FunctionName")))
+            if (text := _raw(entry(resource.properties, "FunctionName")))
         }
         for resource in self.resources.values():
-            for text in _texts(resource.body):
+            for text in texts(resource.body):
                 names = [text, text.partition(".")[0]] if text in found or "." in text else []
                 names += re.findall(r"\$\{\s*([A-Za-z0-9]+)", text)
                 written = [*_NAME_IN_ARN.findall(text), text]
@@ -176,8 +177,8 @@ def read(
     if not isinstance(body, dict) or not isinstance(body.get("Resources"), dict):
         raise Unreadable(f"{name}: no template: it has no Resources")
     for parameter, value in (parameters or {}).items():
-        declared = _get(body.get("Parameters"), parameter)
-        if "List" in str(_get(declared, "Type")):
+        declared = entry(body.get("Parameters"), parameter)
+        if "List" in str(entry(declared, "Type")):
             declared["Default"] = value  # loops go over it
     skipped = list(_left_out(body))
     body = _transformed(body, name, skipped)
@@ -195,13 +196,13 @@ def from_body(
     skipped = list(skipped)
     resources = {}
     for key, value in body["Resources"].items():
-        if not isinstance(key, str) or not key.isalnum() or not isinstance(_get(value, "Type"), str):
+        if not isinstance(key, str) or not key.isalnum() or not isinstance(entry(value, "Type"), str):
             why = "it is no resource: it has no Type, or a name of other than letters and digits"
-            skipped.append(Skip(described(str(key)), "", why, _line(key)))
+            skipped.append(Skip(described(str(key)), "", why, line_of(key)))
             continue
         resources[key] = resource = Resource(key, value["Type"], value)
         if why := _why_unseen(resource):
-            skipped.append(Skip(resource.name, "", why, _line(key)))
+            skipped.append(Skip(resource.name, "", why, line_of(key)))
     return Template(name, body, resources, skipped, parameters or {}, facts or {})
 
 
@@ -273,8 +274,8 @@ def _left_out(body: dict[str, Any]) -> Iterator[Skip]:
             yield Skip("", "", f"the macro {described(name)} is not run: what it adds is not seen", 0)
     for key in body:
         if key not in SECTIONS:
-            yield Skip("", "", f"the section {described(str(key))} is not read", _line(key))
-    for node in _nodes(body):
+            yield Skip("", "", f"the section {described(str(key))} is not read", line_of(key))
+    for node in nodes(body):
         if str(node.get("Type")) in STACKS:
             # cfn-lint would read the file that a nested stack names, to know what it puts out.
             node.pop("Properties", None)
@@ -282,7 +283,7 @@ def _left_out(body: dict[str, Any]) -> Iterator[Skip]:
     for key in [key for key in resources if str(key).startswith("Fn::")]:
         why = _why_no_loop(body, key, resources[key])
         if why:
-            yield Skip(described(str(key)), "", described(why), _line(key))
+            yield Skip(described(str(key)), "", described(why), line_of(key))
             del resources[key]
 
 
@@ -301,7 +302,7 @@ def _why_no_loop(body: dict[str, Any], key: str, loop: Any) -> str:
     items = loop[1]
     if isinstance(items, dict):
         parameters = body.get("Parameters")
-        default = _get(_get(parameters, str(items.get("Ref"))), "Default")
+        default = entry(entry(parameters, str(items.get("Ref"))), "Default")
         items = str(default).split(",") if default else None
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         return "Fn::ForEach goes over something that is not written here"
@@ -313,7 +314,7 @@ def _why_unseen(resource: Resource) -> str:
         return "a nested stack: give its template as well"
     if resource.type.endswith("::MODULE"):
         return f"the module {described(resource.type)} is not expanded: what it holds is not seen"
-    if any("Fn::Transform" in node for node in _nodes(resource.body)):
+    if any("Fn::Transform" in node for node in nodes(resource.body)):
         return "Fn::Transform is not run: what it adds is not seen"
     return ""
 
@@ -322,7 +323,7 @@ def _directives(body: dict[str, Any]) -> Iterator[str]:
     """The same that cfn-lint reads: Metadata, cfn-lint, config, ignore_checks."""
     node: Any = body
     for name in ("Metadata", "cfn-lint", "config", "ignore_checks"):
-        node = _get(node, name)
+        node = entry(node, name)
     for one in node if isinstance(node, list) else ():
         if isinstance(one, str) and one:
             yield one
@@ -330,67 +331,26 @@ def _directives(body: dict[str, Any]) -> Iterator[str]:
 
 def _comparisons(node: Any) -> Iterator[tuple[str, str]]:
     """What parameters are compared with in conditions."""
-    for part in _nodes(node):
+    for part in nodes(node):
         sides = part.get("Fn::Equals")
         if isinstance(sides, list) and len(sides) == 2:
             for side, other in (sides, sides[::-1]):
-                name = _get(side, "Ref")
+                name = entry(side, "Ref")
                 if isinstance(name, str) and isinstance(other, str | int | float):
-                    yield name, _plain(other)
+                    yield name, plain(other)
 
 
 def _looked_up(node: Any) -> Iterator[tuple[str, str]]:
     """The parameters that choose an entry of a mapping."""
-    for part in _nodes(node):
+    for part in nodes(node):
         keys = part.get("Fn::FindInMap")
         if isinstance(keys, list) and len(keys) >= 3 and isinstance(keys[0], str):
-            name = _get(keys[1], "Ref")
+            name = entry(keys[1], "Ref")
             if isinstance(name, str):
                 yield keys[0], name
 
 
-def _nodes(node: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping within, each once, though aliases may share it."""
-    waiting, seen = [node], set()
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen or not isinstance(part, dict | list):
-            continue
-        seen.add(id(part))
-        if isinstance(part, dict):
-            yield part
-            waiting.extend(part.values())
-        else:
-            waiting.extend(part)
-
-
-def _texts(node: Any) -> Iterator[str]:
-    waiting, seen = [node], set()
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, dict | list) and id(part) not in seen:
-            seen.add(id(part))
-            waiting.extend(part.values() if isinstance(part, dict) else part)
-
-
 def _raw(node: Any) -> str:
     """A text as it is written, `Fn::Sub` included."""
-    text = _get(node, "Fn::Sub") or node
+    text = entry(node, "Fn::Sub") or node
     return text if isinstance(text, str) else ""
-
-
-def _get(node: Any, key: str) -> Any:
-    return node.get(key) if isinstance(node, dict) else None
-
-
-def _plain(value: object) -> str:
-    """A value as CloudFormation compares it: as text."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _line(node: object) -> int:
-    mark = getattr(node, "start_mark", None)
-    line = getattr(mark, "line", None)
-    return line + 1 if isinstance(line, int) else 0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from deadline.audit._intrinsics import ABSENT, FUNCTIONS, OTHER
 from deadline.audit._marker import described, is_known, is_marker, mark, named, short
-from deadline.audit._template import _plain
+from deadline.audit._nodes import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ class World:
     def text(self, node: Any, *path: str | int) -> str:
         """The text at `path`, with markers for what is not known; `""` if there is nothing."""
         found = self.at(node, *path)
-        return _plain(found) if isinstance(found, str | int | float) else ""
+        return plain(found) if isinstance(found, str | int | float) else ""
 
     def truth(self, node: Any, *path: str | int, default: bool) -> bool:
         """The yes or no at `path`, or the default if there is nothing."""
@@ -117,7 +117,7 @@ class World:
             return default
         if not is_known(found):
             raise CannotTell(f"{path[-1]} is {described(found)}")
-        return _plain(found).lower() == "true" if isinstance(found, str | int) else default
+        return plain(found).lower() == "true" if isinstance(found, str | int) else default
 
     def items(self, node: Any, *path: str | int) -> list[Any]:
         """The list at `path`, its values resolved; one value is a list of one; `[]` if there is nothing."""
@@ -191,7 +191,7 @@ class World:
     def _test(self, node: Any) -> bool | None:
         """What a condition function gives; `None` if it cannot be told."""
         if not isinstance(node, dict) or len(node) != 1:
-            return {"true": True, "false": False}.get(_plain(node)) if isinstance(node, str | int) else None
+            return {"true": True, "false": False}.get(plain(node)) if isinstance(node, str | int) else None
         [(name, argument)] = node.items()
         if name == "Condition" and isinstance(argument, str):
             self._depth += 1
@@ -214,7 +214,7 @@ class World:
     def _equal(sides: list[Any]) -> bool | None:
         if len(sides) != 2 or not all(isinstance(side, str | int | float) for side in sides):
             return None
-        left, right = map(_plain, sides)
+        left, right = map(plain, sides)
         if left == right:
             return True
         # Another value than those that a parameter is compared with differs from them.
