@@ -30,7 +30,9 @@ DEFAULT_BATCH: Final = {"sqs": 10.0, "stream": 100.0}
 # .../aws-resource-lambda-eventinvokeconfig.html
 DEFAULT_RETRIES: Final = 2.0
 
-FACTS: Final = "asyncio-deadline"
+METADATA: Final = "asyncio-deadline"
+"""Where a function's author states facts: under this key of its Metadata."""
+
 _ALIASES: Final = frozenset({"AWS::Lambda::Alias", "AWS::Lambda::Version"})
 _SAM_MAPPINGS: Final = {
     "SQS": "sqs", "Kinesis": "stream", "DynamoDB": "stream", "MSK": "other", "MQ": "other",
@@ -125,7 +127,7 @@ class Function:
         told = self.world.template.facts.get((self.name, name))
         if told is not None:
             return told
-        found = self.world.at(self.resource.body, "Metadata", FACTS, name)
+        found = self.world.at(self.resource.body, "Metadata", METADATA, name)
         return None if found is ABSENT else found
 
     def stated(self, name: str) -> float | None:

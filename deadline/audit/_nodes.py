@@ -8,33 +8,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def nodes(node: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping within, each once, though aliases may share it."""
+def parts(node: Any) -> Iterator[Any]:
+    """A node and everything within; mappings and lists once each, though aliases may share them."""
     waiting, seen = [node], set()
     while waiting:
         part = waiting.pop()
-        if id(part) in seen or not isinstance(part, dict | list):
-            continue
-        seen.add(id(part))
-        if isinstance(part, dict):
-            yield part
-            waiting.extend(part.values())
-        else:
-            waiting.extend(part)
+        if isinstance(part, dict | list):
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            waiting.extend(part.values() if isinstance(part, dict) else part)
+        yield part
+
+
+def nodes(node: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping within."""
+    return (part for part in parts(node) if isinstance(part, dict))
 
 
 def texts(node: Any) -> Iterator[str]:
-    waiting, seen = [node], set()
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, str):
-            yield part
-        elif isinstance(part, dict | list) and id(part) not in seen:
-            seen.add(id(part))
-            waiting.extend(part.values() if isinstance(part, dict) else part)
+    """Every text within, the keys of mappings aside."""
+    return (part for part in parts(node) if isinstance(part, str))
 
 
 def entry(node: Any, key: str) -> Any:
+    """What a mapping has there; `None` if it has nothing, or is none."""
     return node.get(key) if isinstance(node, dict) else None
 
 
@@ -44,6 +42,7 @@ def plain(value: object) -> str:
 
 
 def line_of(node: object) -> int:
+    """Where it is written, from 1; 0 if it is not known."""
     mark = getattr(node, "start_mark", None)
     line = getattr(mark, "line", None)
     return line + 1 if isinstance(line, int) else 0
