@@ -28,12 +28,12 @@ lint: $(VENV)/.package
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py
 
-# The tables that take long: batches over several rounds; sections cut at every instant; every fault twenty times in
-# every retry mode, on both lines of the SDK.
+# The tables that take long: everything that may keep a function, ten times; batches over several rounds; every fault
+# twenty times in every retry mode, on both lines of the SDK.
 bench-full: $(VENV)/.package $(VENV)/.bench $(NEWEST)/.package
+	$(BIN)/python benchmarks/rescue.py
 	$(BIN)/python benchmarks/dead_endpoint.py
 	$(BIN)/python benchmarks/batches.py
-	$(BIN)/python benchmarks/section_sweep.py
 	$(BIN)/python benchmarks/aws_faults.py --shots 20 --modes legacy standard adaptive
 	$(NEWEST)/bin/python -m pip install --quiet --group bench
 	$(NEWEST)/bin/python benchmarks/aws_faults.py --shots 20 --modes legacy standard adaptive
@@ -60,7 +60,7 @@ $(VENV)/.package: $(VENV)/.dependencies $(SOURCES)
 $(NEWEST)/.dependencies: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(NEWEST)/bin/python -m pip install --quiet --group test ".[aiobotocore,testing]" aiofiles httpx2
+	$(NEWEST)/bin/python -m pip install --quiet --group test --group durable ".[aiobotocore,testing]" aiofiles httpx2
 	$(NEWEST)/bin/python -m pip install --quiet --no-deps aioboto3
 	touch $@
 

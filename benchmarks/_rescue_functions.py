@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from blocking import BODIES
 
 from deadline import DeadlineExceeded, aws
 
-MARGIN = 0.5
+MARGIN = 1.0
 ROWS = [name for name in BODIES if name != "nothing"]
 
 
@@ -26,9 +28,10 @@ def _mitigate(context: Any) -> dict[str, Any]:
     return {"status": "mitigated"}
 
 
-@aws.handler(margin=MARGIN)
+@aws.handler(margin=MARGIN, helper="DEADLINE_NOTICE" in os.environ)
 async def ours(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """The scope, leaving behind, the interrupt."""
+    """The scope, leaving behind, the interrupt; where there is somebody to tell, the helper process, too."""
+    print(f"soft at {time.time() + _allowed(context)}", flush=True)
     await BODIES[event["body"]]()
     return {"status": "done"}
 

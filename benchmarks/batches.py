@@ -21,6 +21,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,8 +152,13 @@ COLUMNS: Final = (
 )
 
 
+def _costs(workload: str, seed: int) -> list[float]:
+    chance = random.Random(seed)
+    return [WORKLOADS[workload](chance) for _ in range(MESSAGES)]
+
+
 def _run(sqs: Any, costs: list[float], tag: str) -> dict[str, Run]:
-    """All entrants at once: they sleep."""
+    """All entrants at once, as are all seeds: they sleep."""
     with ExitStack() as stack, ThreadPoolExecutor() as threads:
         prepared = {}
         for at, (name, (function, size)) in enumerate(ENTRANTS.items()):
@@ -199,14 +205,13 @@ def main() -> None:
         AWS_SECRET_ACCESS_KEY="benchmark",  # noqa: S106  # nobody checks it
         AWS_DEFAULT_REGION="eu-west-1",
     )
-    runs: dict[str, list[dict[str, Run]]] = {workload: [] for workload in WORKLOADS}
-    with MotoServer() as moto:
+    runs: dict[str, list[dict[str, Run]]] = {}
+    with MotoServer() as moto, ThreadPoolExecutor(seeds) as threads:
         sqs = boto3.client("sqs", endpoint_url=moto.url)
-        for at, (workload, cost) in enumerate(WORKLOADS.items()):
-            for seed in range(seeds):
-                chance = random.Random(seed)
-                costs = [cost(chance) for _ in range(MESSAGES)]
-                runs[workload].append(_run(sqs, costs, f"{at}-{seed}"))
+        for at, workload in enumerate(WORKLOADS):
+            costs = [_costs(workload, seed) for seed in range(seeds)]
+            tags = [f"{at}-{seed}" for seed in range(seeds)]
+            runs[workload] = list(threads.map(partial(_run, sqs), costs, tags))
 
     result = Result("batches", "messages, seconds", ("anyio", "awslambdaric", "moto"))
     result.tables = [

@@ -41,14 +41,14 @@ helper = _helper.Helper(notice, None)
 helper.arm(("r", "f", "1", {}), 60.0)
 pid = helper._pid
 def looked_at():
-    return _helper._SECONDS.unpack_from(helper._memory, _helper._LOOKS_AT)[0]
+    return helper._shared[_helper._LOOKS_AT]
 """
 SPAWNED = """
 import subprocess
 code = (
-    "import sys; from deadline.aws import Notice, _helper;"
+    "import mmap, sys; from deadline.aws import Notice, _helper;"
     "notice = Notice.to('http://127.0.0.1:9/123456789012/nobody');"
-    "_helper._Child(0, (None, 0), None, notice, None).warm_up();"
+    "_helper._Child(0, (None, 0), mmap.mmap(-1, 4096), notice, None).warm_up();"
     "print('ready', flush=True); sys.stdin.read()"
 )
 process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sweep import Run
 
 INSTANTS = 60
-AT_ONCE = 4
+AT_ONCE = 12
 BINS = 20
 
 ENDINGS = {
@@ -53,10 +53,15 @@ def _table(runs: Sequence[Run]) -> Table:
 
 
 def _fates(runs: Sequence[Run]) -> Table:
-    counted = Counter((run.cell.form, fate) for run in runs for fate in run.fates.values())
+    counted = Counter(
+        (run.cell.form, f"{fate}, may land" if step in run.may_land else fate)
+        for run in runs
+        for step, fate in run.fates.items()
+    )
+    landed = Counter(run.cell.form for run in runs for _ in run.landed)
     fates = sorted({fate for _, fate in counted})
-    rows = [[form, *(str(counted[form, fate]) for fate in fates)] for form in MARGINS]
-    return Table("What was told of the steps", ("", *fates), rows)
+    rows = [[form, *(str(counted[form, fate]) for fate in fates), str(landed[form])] for form in MARGINS]
+    return Table("What was told of the steps, and how many did land", ("", *fates, "landed"), rows)
 
 
 def main() -> None:
@@ -69,7 +74,7 @@ def main() -> None:
         if run.wrong:
             print(run, file=sys.stderr)
     ours = [run for run in runs if run.cell.form != "plain"]
-    untold = [run for run in ours if run.in_between and run.told != "partial"]
+    untold = [run for run in ours if run.in_between and run.told != "partial" and not run.landed]
     result = Result("section_sweep", "runs", ("aiobotocore", "botocore", "aioboto3", "aiohttp", "moto"))
     result.tables += [_table(runs), _fates(runs)]
     result.criteria += [

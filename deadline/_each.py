@@ -9,8 +9,9 @@ all would let one slow item stop a batch for good. With nothing known an item is
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, final
 
 import anyio
@@ -77,8 +78,8 @@ async def each(
     fn: Callable[[Item], Awaitable[Result]],
     items: Iterable[Item] | AsyncIterable[Item],
     limit: int = 1,
+    needs: float | timedelta | None = None,
     *,
-    needs: float | timedelta = 0.0,
     group: Callable[[Item], Hashable] | None = None,
 ) -> Batch[Item, Result]:
     """Work items off for as long as the next one is predicted to fit before the deadline's soft instant.
@@ -86,40 +87,57 @@ async def each(
     Write `batch = await each(work, records, limit=10)`. It never raises for want of time: what does not fit
     is `unprocessed`. An item that fails does not stop the others. Without a deadline everything fits.
 
+    What `items` or `group` raise leaves as it is, as does what is no `Exception`; items at work are cut then.
+
     Args:
-        fn: Works one item off.
+        fn: Works one item off, an async function.
         items: What there is to do, an iterable or an asynchronous one.
         limit: How many at once, 1 or more.
-        needs: Seconds that an item needs at least, whatever the prediction.
+        needs: Seconds that an item needs at least, whatever the prediction. `None`: nothing is known.
         group: Tells the group of an item, `None` for no group. Items of one group are worked off in order,
             one at a time, and the first that fails leaves the rest of its group unprocessed: what a FIFO
             queue or a shard asks for.
 
     Returns:
-        What became of them. If the block is cut all the same, that stands in its report, as `batches`.
+        What became of them. The report of a block that is cut all the same has it too, as `batches`.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
     """
+    _check(fn, items, limit, group)
+    work = _Work(fn, items, 0.0 if needs is None else _source.seconds(needs, "needs"), group)
+    dl = current()
+    if dl is not None:
+        dl.begin_batch(work.report)
+    try:
+        await work.run(limit)
+    finally:
+        work.settle()
+    return work.batch
+
+
+def _check(fn: object, items: object, limit: object, group: object) -> None:
+    if not callable(fn):
+        raise TypeError(
+            f"fn: expected an async function of one argument, got {fn!r} ({type(fn).__name__}); write "
+            "each(work, items)"
+        )
+    if not isinstance(items, Iterable | AsyncIterable) or isinstance(items, str | bytes | Mapping):
+        raise TypeError(
+            f"items: expected an iterable or an asynchronous one, and no mapping or text, got {items!r:.80} "
+            f"({type(items).__name__}); write event['Records'], say, or list(...) of it"
+        )
     if isinstance(limit, bool) or not isinstance(limit, int):
         raise TypeError(
             f"limit: expected a whole number, got {limit!r} ({type(limit).__name__}); write limit=10"
         )
     if limit < 1:
         raise ValueError(f"limit: {limit} would work nothing off; 1 is one item at a time")
-    if not isinstance(items, Iterable | AsyncIterable):
+    if group is not None and not callable(group):
         raise TypeError(
-            f"items: expected an iterable or an asynchronous one, got {items!r} ({type(items).__name__})"
+            f"group: expected a function of an item, got {group!r} ({type(group).__name__}); write "
+            "group=lambda item: item['customer']"
         )
-    work = _Work(fn, items, _source.seconds(needs, "needs"), group)
-    dl = current()
-    if dl is not None:
-        dl.begin_batch(lambda: work.batch.report)
-    try:
-        await work.run(limit)
-    finally:
-        work.settle()
-    return work.batch
 
 
 def predicted(costs: Sequence[float]) -> float:
@@ -144,7 +162,7 @@ class _Entry(Generic[Item]):
 
 
 class _Work(Generic[Item, Result]):
-    """One run: some workers that take from one source.
+    """One run: some workers that take from one source. Who takes an item has the next worker started.
 
     Items whose group is busy are parked, and are taken by the worker that is busy with it.
     """
@@ -167,38 +185,56 @@ class _Work(Generic[Item, Result]):
         self._costs: deque[float] = deque(maxlen=REMEMBERED)
         self._stopped = False
         self._items = items
+        self._given = len(items) if isinstance(items, Sized) else 0
         self._sync: Iterator[Item] | None = iter(items) if isinstance(items, Iterable) else None
         self._async: AsyncIterator[Item] | None = None if isinstance(items, Iterable) else aiter(items)
         self._fetching = anyio.Lock()
+        self._spare = 0
 
     async def run(self, limit: int) -> None:
         """Work off what fits."""
         if limit == 1:
             await self._worker()
             return
-        async with anyio.create_task_group() as workers:
-            for _ in range(limit):
-                workers.start_soon(self._worker)
+        self._spare = limit - 1
+        try:
+            async with anyio.create_task_group() as self._workers:
+                await self._worker()
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) > 1:
+                raise
+            (error,) = group.exceptions
+        else:
+            return
+        raise error  # out of the `except`, which would be its context
 
     def settle(self) -> None:
         """Sort the items by what became of them."""
         if self._sync is not None and self._sync is not self._items:
             self._entries += [_Entry(item, None) for item in self._sync]
-        done, failed, unprocessed = [], [], []
-        for position, entry in enumerate(self._entries):
+        for entry in self._entries:
             if isinstance(entry.fate, Done):
                 self.batch.done.append(entry.fate)
-                done.append(position)
             elif isinstance(entry.fate, Failed):
                 self.batch.failed.append(entry.fate)
-                failed.append(position)
             else:
                 self.batch.unprocessed.append(entry.item)
-                unprocessed.append(position)
-        self.batch.report = BatchReport(tuple(done), tuple(failed), tuple(unprocessed))
+        self.batch.report = self.report()
+
+    def report(self) -> BatchReport:
+        """What became of them by now: what is at work is unprocessed, and what is known to come."""
+        fates = [type(entry.fate) for entry in self._entries]
+        fates += [type(None)] * (self._given - len(fates))
+        positions = range(len(fates))
+        return BatchReport(
+            *(tuple(at for at in positions if fates[at] is fate) for fate in (Done, Failed, type(None)))
+        )
 
     async def _worker(self) -> None:
         while (entry := await self._next()) is not None:
+            if self._spare:
+                self._spare -= 1
+                self._workers.start_soon(self._worker)
             following: _Entry[Item] | None = entry
             while following is not None:
                 await self._try(following)
@@ -249,12 +285,46 @@ class _Work(Generic[Item, Result]):
 
     async def _try(self, entry: _Entry[Item]) -> None:
         started = self._now()
-        try:
-            entry.fate = Done(entry.item, await self._fn(entry.item))
-        except InsufficientTime:
-            self._stopped = True
-        except Exception as error:  # noqa: BLE001  # a poison item does not stop the rest
-            entry.fate = Failed(entry.item, error)
-        if not isinstance(entry.fate, Done):
+        error = await self._error_of(entry)
+        if error is not None:
             self._failed.add(entry.group)
+            if _refuses(error):
+                self._stopped = True
+            else:
+                entry.fate = Failed(entry.item, error)
         self._costs.append(self._now() - started)
+
+    async def _error_of(self, entry: _Entry[Item]) -> Exception | None:
+        """Work it off, or tell what went wrong: a poison item does not stop the rest."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        try:
+            result = self._fn(entry.item)
+            if inspect.isawaitable(result):
+                entry.fate = Done(entry.item, await result)
+                return None
+        except asyncio.CancelledError as cancelled:
+            if task.cancelling() > cancelling:
+                raise
+            error = RuntimeError("it awaited something that was cancelled, and nobody cancelled the item")
+            error.__cause__ = cancelled
+            return error
+        except Exception as error:  # noqa: BLE001
+            return error
+        raise TypeError(
+            f"fn: expected an async function, and it gave {result!r:.80} ({type(result).__name__}), which "
+            "cannot be awaited; write async def"
+        )
+
+
+def _refuses(error: BaseException) -> bool:
+    """Whether a deadline around all items left too little time; one of the item's own is its own matter."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_refuses, error.exceptions))
+    around = current()
+    return (
+        isinstance(error, InsufficientTime)
+        and around is not None
+        and error.deadline in {around, *around._around()}  # noqa: SLF001  # its own kind
+    )

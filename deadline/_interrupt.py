@@ -89,6 +89,10 @@ _LATE: Final = frozenset(
 _LATE_FUNCTIONS: Final = frozenset({"__enter__", "__exit__", "__aenter__", "__aexit__"})
 
 
+# It calls a plain function of the user's, and bears whatever comes out of it.
+_CALLS_YOURS: Final = ("deadline._section", "undo")
+
+
 def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
     """Whether an exception may be raised in the innermost place of `stack`.
 
@@ -100,8 +104,10 @@ def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
     """
     if not own and spent < 2 / 3:
         return False
-    for module, function, awaits in stack:
+    for depth, (module, function, awaits) in enumerate(stack):
         package = module.partition(".")[0]
+        if depth and (module, function) == _CALLS_YOURS:
+            return True
         if package in _NEVER or function == "__del__":
             return False
         if spent < 1 / 3 and (package in _LATE or function in _LATE_FUNCTIONS):

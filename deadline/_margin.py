@@ -39,7 +39,6 @@ class Shares(NamedTuple):
     """Instants on the clock of `soft` and `hard`, in order: none is after the next."""
 
     unwinding: float
-    helper: float
     section: float
     undo: float
     mitigation: float
@@ -53,23 +52,29 @@ def shares(soft: float, hard: float) -> Shares:
         hard: When the platform ends us, on the same clock. Not before `soft`.
 
     Returns:
-        Until when unwinding may last, the helper process waits, and an open critical section, its undo and
-        mitigation may last. Without a hard end (`inf`) none of them ends. A margin shorter than the
-        response's share goes to the response.
+        Until when unwinding, an open critical section, its undo and mitigation may last. Without a hard end
+        (`inf`) none of them ends. A margin shorter than the response's share goes to the response.
     """
     if hard < soft:
         raise ValueError(f"hard: {hard} is before soft, {soft}")
     margin = hard - soft
     if margin == math.inf:
-        return Shares(hard, hard, hard, hard, hard)
+        return Shares(hard, hard, hard, hard)
     mitigation = max(soft, hard - max(margin * RESPONSE, RESPONSE_AT_LEAST))
     return Shares(
         unwinding=min(soft + margin * UNWINDING, mitigation),
-        helper=min(soft + margin * HELPER, mitigation),
         section=min(soft + margin * SECTION, mitigation),
         undo=min(soft + margin * UNDO, mitigation),
         mitigation=mitigation,
     )
+
+
+def helper_acts_at(soft: float, hard: float) -> float:
+    """When the helper process acts, if nobody has; `inf` without a hard end.
+
+    It is asked in the way of every invocation, as nothing of `shares` is.
+    """
+    return hard if hard == math.inf else soft + (hard - soft) * HELPER
 
 
 def for_caller(margin: float, left: float, limit: float, margin_of_caller: float) -> float:

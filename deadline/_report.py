@@ -112,16 +112,27 @@ class EffectReport(NamedTuple):
         fate: `done`, or `not done`; `unknown`, if it cannot be told; `undone` or `undo failed`, if its
             compensation ran; `running`.
         error: Why the compensation failed; `None` if it did not.
+        unanswered: Whether a request of it was sent and never answered. It may still be on its way, also
+            when the step was undone, or done by a later attempt.
     """
 
     name: str
     fate: Fate
     error: str | None = None
+    unanswered: bool = False
 
     @property
     def stands(self) -> bool:
-        """Whether the effect is there, or may be."""
+        """Whether the effect is there, or may be: of an undone one `may_land` tells."""
         return self.fate not in {"not done", "undone"}
+
+    @property
+    def may_land(self) -> bool:
+        """Whether it is undone, and a request of it may still have its effect after that."""
+        return self.fate == "undone" and self.unanswered
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.fate}{' (may still land)' if self.may_land else ''}"
 
 
 class SectionReport(NamedTuple):
@@ -130,7 +141,7 @@ class SectionReport(NamedTuple):
     Attributes:
         name: As given to `critical`.
         status: `open`; `done`, if it was left without an error; `undone`, if it failed and nothing of it
-            stands; `partial`, if it failed and something stands, or may.
+            stands, though something may still land; `partial`, if it failed and something stands, or may.
         steps: In the order in which they began.
     """
 
@@ -143,8 +154,13 @@ class SectionReport(NamedTuple):
         """Names of the steps whose effect is there, or may be."""
         return [step.name for step in self.steps if step.stands]
 
+    @property
+    def may_land(self) -> list[str]:
+        """Names of the steps that are undone, and of which a request was sent and never answered."""
+        return [step.name for step in self.steps if step.may_land]
+
     def __str__(self) -> str:
-        steps = ", ".join(f"{step.name} {step.fate}" for step in self.steps)
+        steps = ", ".join(map(str, self.steps))
         return f"critical section {self.name!r} {self.status}" + (f": {steps}" if steps else "")
 
 
@@ -161,7 +177,7 @@ class Report(NamedTuple):
         tasks: What each task awaited when time ran out, the host first; 64 at the most.
         steps: In the order in which they began; the newest 10,000 at the most.
         sections: The critical sections, in the order in which they were entered.
-        batches: What `each` worked off, in the order in which they were begun; empty until one has ended.
+        batches: What `each` worked off, in the order in which they were begun.
         left_running: Tasks that the block started and that are not done: a deadline does not touch
             them, they may belong to others.
         left_behind: What a cut left at a service and could not clean up, in words.

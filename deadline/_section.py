@@ -55,17 +55,19 @@ _CUTS: Final = (CancelledError, DeadlineExceeded, Interrupted, GeneratorExit)  #
 class NamedStep:
     """A step's block, as `step(name)` gives it."""
 
-    __slots__ = ("_name", "_now", "_step")
+    __slots__ = ("_entered", "_name", "_now", "_step")
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._entered = False
         self._step: Step | None = None
 
     def __enter__(self) -> None:
-        if self._step is not None:
+        if self._entered:
             raise RuntimeError(
                 f"step {self._name!r}: a step is entered once; call step(...) again for another"
             )
+        self._entered = True
         dl = current()
         if dl is not None:
             self._now = dl.now
@@ -166,6 +168,9 @@ class Section:
             return SectionReport(self.name, "done", steps)
         return SectionReport(self.name, "partial" if any(step.stands for step in steps) else "undone", steps)
 
+    def __repr__(self) -> str:
+        return f"<{self.report}>"
+
     def step(self, name: str, *, undo: Undo | None = None) -> SectionStep:
         """Name one effect, and say how it is undone: `async with section.step("copy", undo=remove): ...`.
 
@@ -222,7 +227,8 @@ class Section:
             if exc is None:
                 self._succeed()
             elif isinstance(exc, GeneratorExit):
-                self._status = "failed"  # closed from outside: there is nobody to undo
+                self._status = "failed"
+                self._tell(exc)  # closed from outside: there is nobody to wait for an undo
             else:
                 await self._fail(exc)
         finally:
@@ -242,7 +248,10 @@ class Section:
         undoing = [step for step in reversed(self._steps) if step.may_be_done]
         try:
             if undoing and not any(step.is_final for step in undoing):
-                await to_the_end(_undo(self.name, undoing, self._undo_until()), _outside())
+                interrupt = any(dl._interrupt for dl in self._held)  # noqa: SLF001  # as a grace does
+                await to_the_end(
+                    _undo(self.name, undoing, self._undo_until(), interrupt=interrupt), _outside()
+                )
         except CancelledError:
             if not isinstance(exc, CancelledError):
                 raise
@@ -256,7 +265,7 @@ class Section:
             logging.WARNING if report.standing else logging.INFO,
             section=self.name,
             status=report.status,
-            steps=", ".join(f"{step.name} {step.fate}" for step in report.steps),
+            steps=", ".join(map(str, report.steps)),
         )
         if report.steps and not isinstance(exc, CancelledError):
             exc.add_note(f"deadline: {report}")
@@ -275,15 +284,18 @@ def _outside() -> Context:
     return context
 
 
-async def _undo(section: str, steps: Sequence[SectionStep], until: float) -> None:
+async def _undo(section: str, steps: Sequence[SectionStep], until: float, *, interrupt: bool) -> None:
     """Run the compensations, the last step's first, until an instant on the loop's clock."""
+    source, name = _source.Instant(until), f"undo of {section}"
     for step in steps:
         try:
-            async with Deadline(_source.Instant(until), 0.0, f"undo of {section}", DeadlineExceeded):
+            async with Deadline(source, 0.0, name, DeadlineExceeded, interrupt=interrupt):
                 await step.undo()
-        except (Exception, CancelledError) as error:  # noqa: BLE001  # whatever it is, the others run
+        except BaseException as error:  # whatever it is, the others run
             step.failed_to_undo(error)
             emit("deadline.undo_failed", logging.WARNING, section=section, step=step.name, error=repr(error))
+            if not isinstance(error, Exception | CancelledError | Interrupted):
+                raise  # the end of the process, or of this coroutine
 
 
 @final
@@ -295,6 +307,7 @@ class SectionStep:
         self._section = section
         self._undo = undo
         self._named = NamedStep(name)
+        self._made: list[Call] = []
         self._fate: Fate = "running"
         self._error: str | None = None
 
@@ -310,15 +323,21 @@ class SectionStep:
 
     def report(self) -> EffectReport:
         """As plain data."""
-        return EffectReport(self.name, self._fate, self._error)
+        unanswered = any(call.outcome == "unknown" for call in self._made)
+        return EffectReport(self.name, self._fate, self._error, unanswered)
 
     async def undo(self) -> None:
         """Run the compensation."""
         assert self._undo is not None
-        done = self._undo()
+        self._fate, self._error = "undo failed", "it has not ended"
+        done = self._undo()  # if it blocks it is interrupted here: see `_interrupt._CALLS_YOURS`
         if inspect.isawaitable(done):
             await done
-        self._fate = "undone"
+        elif inspect.isgenerator(done) or inspect.isasyncgen(done):
+            raise TypeError(
+                f"undo: it made {done!r}, of which nothing has run; write a function without `yield`"
+            )
+        self._fate, self._error = "undone", None
 
     def failed_to_undo(self, error: BaseException) -> None:
         """Remember why the compensation failed."""
@@ -332,7 +351,6 @@ class SectionStep:
             )
         self._named.__enter__()
         self._section._steps.append(self)  # noqa: SLF001
-        self._made: list[Call] = []
         self._token = _calls.set(self._made)
 
     async def __aexit__(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline._events import emit
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 HEADER: Final = "deadline-remaining-ms"
 
-# At least one, and no more than eleven days: nobody means anything else.
-_MILLISECONDS: Final = re.compile(r"0*[1-9][0-9]{0,8}")
+MOST: Final = 9
+"""Digits, which are eleven days: nobody means more."""
 
 
 def deadline_header() -> dict[str, str]:
@@ -42,21 +41,25 @@ def deadline_header() -> dict[str, str]:
 def told(left: float) -> str | None:
     """Seconds as they travel; `None` if there is nothing to tell."""
     text = str(int(left * 1000)) if left < math.inf else ""
-    return text if _MILLISECONDS.fullmatch(text) else None
+    return text if _is_time(text) else None
 
 
-def received(carrier: Mapping[str, Any] | None, name: str = HEADER) -> float:
+def received(carrier: Mapping[str, Any] | None) -> float:
     """Seconds until the caller gives up, from headers with lower-case names or the like; `inf` if it is mute.
 
     Malformed and absurd values are ignored, with a debug event.
     """
-    return understood(carrier[name]) if isinstance(carrier, dict) and name in carrier else math.inf
+    return understood(carrier[HEADER]) if isinstance(carrier, dict) and HEADER in carrier else math.inf
 
 
 def understood(value: object) -> float:
     """Seconds from what has travelled; `inf` if it is no such thing."""
     text = value.decode("latin-1") if isinstance(value, bytes) else value
-    if isinstance(text, str) and _MILLISECONDS.fullmatch(text):
+    if isinstance(text, str) and _is_time(text):
         return int(text) / 1000
     emit("deadline.travel_ignored", logging.DEBUG, value=repr(value)[:60])
     return math.inf
+
+
+def _is_time(text: str) -> bool:
+    return len(text) <= MOST and text.isascii() and text.isdigit() and int(text) > 0

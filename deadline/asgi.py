@@ -4,8 +4,7 @@ No framework is imported. What the middleware does follows from when the time is
 
 - before the response has started, the application is cut and `on_exceeded`, or a plain 504, answers;
 - after that nothing honest can be said any more, and `DeadlineExceeded` leaves: the server then ends the
-connection
-  without the mark that a whole response ends with, so that the client can tell;
+  connection without the mark that a whole response ends with, so that the client can tell;
 - a response that is complete stands.
 
 The ASGI specification: https://asgi.readthedocs.io/en/latest/specs/www.html.

@@ -101,7 +101,8 @@ async def move(event: Any, context: Any, do: Clients) -> dict[str, str]:
 async def _(exceeded: DeadlineExceeded, event: Any, context: Any, do: Clients) -> dict[str, Any]:
     """Say what became of it, step by step."""
     (section,) = exceeded.report.sections
-    return {"status": section.status, "steps": {step.name: step.fate for step in section.steps}}
+    steps = {step.name: step.fate for step in section.steps}
+    return {"status": section.status, "steps": steps, "may land": section.may_land}
 
 
 # --- both, one after the other ----------------------------------------------------------------------------

@@ -108,7 +108,7 @@ async def test_the_sooner_of_budget_and_header_counts(
 
 FORGED = [
     b"", b"0", b"00", b"-5", b"+5", b"1.5", b"1e3", b"nan", b"inf", b" 5", b"5 ", b"5;", b"0x10", b"1_000",
-    b"1000000000", b"9" * 5000, b"\xff", b"\xd9\xa1", b"5, 6", b"5\n",
+    b"1000000000", b"0" * 5000 + b"5", b"0000000005", b"9" * 5000, b"\xff", b"\xd9\xa1", b"5, 6", b"5\n",
 ]  # fmt: skip
 
 

@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,11 +94,21 @@ async def test_a_cut_leaves_its_account_in_the_report(virtual_clock: object) -> 
     assert caught.value.report.to_dict()["batches"] == [{"done": [0, 1], "failed": [], "unprocessed": [2, 3]}]
 
 
+async def test_a_batch_that_has_not_ended_is_told_as_well(virtual_clock: object) -> None:
+    """An item that cannot be cut does not hide what was done before it."""
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(3.5):
+            working = asyncio.create_task(each(sleep, [1.0, 1.0, 9.0, 1.0]))
+            await asyncio.sleep(9.0)
+    assert caught.value.report.batches == (((0, 1), (), (2, 3)),)
+    await working
+
+
 async def test_needs_is_a_floor_for_the_prediction(virtual_clock: object) -> None:
     """With nothing known an item is tried, if what it needs at least fits."""
     async with deadline(1.0):
-        assert len((await each(sleep, [0.1], needs=2.0)).unprocessed) == 1
-        assert len((await each(sleep, [0.1])).done) == 1
+        assert len((await each(sleep, [0.1], 1, timedelta(seconds=2))).unprocessed) == 1
+        assert len((await each(sleep, [0.1], needs=None)).done) == 1
 
 
 async def test_a_refused_item_is_unprocessed_and_the_last(virtual_clock: object) -> None:
@@ -112,6 +124,74 @@ async def test_a_refused_item_is_unprocessed_and_the_last(virtual_clock: object)
     async with deadline(5.0):
         batch = await each(work, range(4))
     assert batch.report == ((0,), (), (1, 2, 3))
+
+
+async def test_a_refusal_among_an_items_own_tasks_is_one(virtual_clock: object) -> None:
+    """A task group wraps it, and it says the same."""
+
+    async def work(item: int) -> None:
+        dl = current()
+        assert dl is not None
+
+        async def call() -> None:
+            raise dl.refusal("no time")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(call())
+
+    async with deadline(5.0):
+        batch = await each(work, range(4))
+    assert batch.report == ((), (), (0, 1, 2, 3))
+
+
+async def test_an_item_that_its_own_deadline_refuses_has_failed(virtual_clock: object) -> None:
+    """That it had too little time says nothing of the others'."""
+
+    async def work(item: int) -> None:
+        async with deadline(1.0):
+            async with critical("move", needs=2.0 if item == 1 else 0.5):
+                pass
+
+    async with deadline(5.0):
+        batch = await each(work, range(3))
+    assert batch.report == ((0, 2), (1,), ())
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_an_item_that_was_cancelled_from_within_has_failed(virtual_clock: object, limit: int) -> None:
+    """What it awaited was cancelled by somebody else: that is no reason to stop the rest."""
+
+    async def work(item: int) -> None:
+        await asyncio.sleep(0.1)
+        if item == 1:
+            gone = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            await gone
+
+    batch = await each(work, range(4), limit)
+    assert batch.report == ((0, 2, 3), (1,), ())
+    assert "it awaited something that was cancelled" in str(batch.failed[0].error)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+@pytest.mark.parametrize("how", ["task", "scope"])
+async def test_a_cancellation_from_outside_goes_on(virtual_clock: object, limit: int, how: str) -> None:
+    """It is never taken for an item's failure."""
+
+    async def work() -> None:
+        with anyio.CancelScope() as scope:
+            cancel = (
+                scope.cancel if how == "scope" else cast("asyncio.Task[None]", asyncio.current_task()).cancel
+            )
+            asyncio.get_running_loop().call_later(1.5, cancel)
+            await each(sleep, [1.0] * 4, limit)
+            raise AssertionError
+        assert scope.cancelled_caught
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await work()
+    assert now() == pytest.approx(1.5)
 
 
 async def test_an_open_section_gives_no_more_time_than_it_holds(virtual_clock: object) -> None:
@@ -151,6 +231,25 @@ async def test_an_endless_iterator_is_left_where_it_is(virtual_clock: object) ->
         batch = await each(work, source)
     assert [one.item for one in batch.done] == [0, 1, 2]
     assert next(source) == 3
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_what_a_source_raises_leaves_as_it_is(virtual_clock: object, limit: int) -> None:
+    """With any `limit`: a group of one would have to be caught in another way."""
+
+    async def numbers() -> AsyncIterator[float]:
+        yield 0.1
+        raise ConnectionError("the queue is gone")
+
+    with pytest.raises(ConnectionError, match="the queue is gone"):
+        await each(sleep, numbers(), limit)
+
+
+async def test_no_more_is_started_than_there_are_items(virtual_clock: object) -> None:
+    """As many at once as there are."""
+    batch = await each(sleep, [1.0] * 5, 10**9)
+    assert len(batch.done) == 5
+    assert now() == pytest.approx(1.0)
 
 
 # --- groups -----------------------------------------------------------------------------------------------
@@ -258,6 +357,14 @@ _each: Any = each
     ("make", "message"),
     [
         (lambda: _each(sleep, 5), r"items: expected an iterable"),
+        (
+            lambda: _each(sleep, {"Records": []}),
+            r"items: .* got {'Records': \[\]} \(dict\); .* event\['Records'\]",
+        ),
+        (lambda: _each(sleep, "abc"), r"items: expected an iterable .* got 'abc' \(str\)"),
+        (lambda: _each(None, []), r"fn: expected an async function .* got None"),
+        (lambda: _each(len, ["a"]), r"fn: expected an async function, and it gave 1 \(int\)"),
+        (lambda: _each(sleep, [], group="a"), r"group: expected a function .* got 'a'"),
         (lambda: _each(sleep, [], 0), r"limit: 0 would work nothing off"),
         (lambda: _each(sleep, [], 1.5), r"limit: expected a whole number, got 1.5"),
         (lambda: _each(sleep, [], limit=True), r"limit: expected a whole number, got True"),

@@ -168,11 +168,11 @@ async def test_notices_are_recorded_retried_and_mailed(
     assert "Traceback: ..." in Mailbox.mails[-1]
 
 
-def run(example: str) -> str:
+def run(example: str, *arguments: str) -> str:
     pytest.importorskip("aioboto3")
     pytest.importorskip("awslambdaric")
     done = subprocess.run(
-        [sys.executable, EXAMPLES / example],
+        [sys.executable, EXAMPLES / example, *arguments],
         env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
         capture_output=True,
         text=True,
@@ -188,7 +188,7 @@ def test_a_cut_move_is_undone() -> None:
     assert "Task timed out after 2.00 seconds" in plain
     assert "after:    the bucket holds final.txt, the table says draft.txt  <- half done" in plain
     steps = '{"copy": "undone", "delete": "undone", "note": "undone"}'
-    assert f'answer:   {{"status": "undone", "steps": {steps}}}' in ours
+    assert f'answer:   {{"status": "undone", "steps": {steps}, "may land": ["note"]}}' in ours
     assert "after:    the bucket holds draft.txt, the table says draft.txt\n" in ours
 
 
@@ -207,3 +207,15 @@ def test_a_caller_is_answered_and_the_undo_completes() -> None:
     assert 28.2 < float(answering.removeprefix("second ").removesuffix(": answering")) < 29.0
     assert float(released.removeprefix("second ").removesuffix(": released")) > 29.0
     assert response == "response: {'statusCode': 504, 'body': 'Try again; nothing was ordered.'}"
+
+
+def test_a_prime_is_found_over_several_invocations() -> None:
+    """By a function that invokes itself, and by one that is called again: the same one, and the right one."""
+    itself, _, loop = run("primes.py", "4000", "1.0").partition("a loop calls it again\n")
+    *hops, last = itself.splitlines()[1:]
+    assert hops
+    assert all("success" in hop and "'status': 'resumed'" in hop for hop in hops)
+    assert last.endswith("{'position': 4000, 'prime': 37813}")
+    *partial, done = loop.splitlines()
+    assert partial
+    assert done.strip() == "{'status': 'done', 'position': 4000, 'prime': 37813}"

@@ -204,13 +204,15 @@ async def test_each_of_200_requests_ends_in_its_own_time(serve: Callable[[Any], 
         answers = await asyncio.gather(*(ask(*request) for request in requests))
         after = await http.get("/object/there")
     assert len(answers) == 200
-    late = MOMENT + 3 * app.state.lag
+    late = MOMENT + 5 * app.state.lag
     for (path, budget), answer in zip(requests, answers, strict=True):
         took, margin = float(answer.headers["took"]), min(0.5, budget / 4)
         is_cut = budget < 2.0
         assert answer.status_code == (504 if is_cut else 200), (path, answer.text)
         if is_cut:
-            assert budget - margin - 0.002 <= took < budget + late, (path, budget)
+            assert took < budget + late, (path, budget)
+            # An AWS call whose next attempt cannot fit is refused before the time is up.
+            assert path == "/object/stalled" or took >= budget - margin - 0.002, (path, budget)
     assert after.json() == "1"
 
 

@@ -15,7 +15,7 @@ import anyio
 import pytest
 import uvloop
 
-from deadline import DeadlineExceeded, _scope, deadline, subscribe
+from deadline import DeadlineExceeded, _scope, critical, deadline, subscribe
 from deadline._interrupt import Interrupted, Place, alarm, interruptible
 from deadline.testing import VirtualLoop
 
@@ -71,6 +71,7 @@ async def blocks() -> None:
 # --- the decision -----------------------------------------------------------------------------------------
 
 USERS = Place("orders", "handle", awaits=True)
+UNDOES = Place("deadline._section", "undo", awaits=True)
 
 
 def of(module: str, function: str = "f") -> Place:
@@ -99,6 +100,9 @@ def of(module: str, function: str = "f") -> Place:
         ([of("anyio._backends._asyncio"), USERS], None),
         ([of("uvloop"), USERS], None),
         ([of("deadline._scope"), USERS], None),
+        ([of("orders"), UNDOES], 0.0),
+        ([UNDOES], None),
+        ([of("deadline._events"), UNDOES], None),
         ([USERS, of("asyncio.events"), of("__main__")], 0.0),
         ([of("orders"), of("asyncio.events")], None),
         ([of("orders")], None),
@@ -502,6 +506,27 @@ def test_a_task_of_others_is_interrupted_last() -> None:
         assert caught.value.report.blocked[0].function.endswith("foreign")
 
     asyncio.run(main())
+
+
+@slow
+@pytest.mark.parametrize("undo", [block, blocks])
+def test_an_undo_that_blocks_is_interrupted_when_its_time_is_up(undo: Callable[[], Any]) -> None:
+    """At three quarters of the margin, so that the mitigation has its time; and what stands is told."""
+
+    async def main() -> DeadlineExceeded:
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(1.2, margin=1.0, interrupt=True):
+                async with critical("move") as section:
+                    async with section.step("one", undo=undo):
+                        await asyncio.sleep(LONG)
+        return caught.value
+
+    exceeded = asyncio.run(main())
+    assert 0.2 + 0.75 <= exceeded.elapsed < 0.2 + 0.82
+    (section,) = exceeded.report.sections
+    assert str(section) == "critical section 'move' partial: one undo failed"
+    assert "deadline 'undo of move' exceeded" in str(section.steps[0].error)
+    assert "blocked in block" in str(section.steps[0].error)
 
 
 @slow

@@ -17,6 +17,7 @@ from deadline._margin import (
     UNWINDING,
     Shares,
     for_caller,
+    helper_acts_at,
     shares,
 )
 
@@ -28,23 +29,23 @@ unhurried = settings(deadline=None, derandomize=True, max_examples=300)
 @pytest.mark.parametrize(
     ("soft", "hard", "expected"),
     [
-        (0.0, 4.0, Shares(1.0, 2.0, 2.0, 3.0, 3.8)),
-        (10.0, 11.0, Shares(10.25, 10.5, 10.5, 10.75, 10.95)),
+        (0.0, 4.0, Shares(1.0, 2.0, 3.0, 3.8)),
+        (10.0, 11.0, Shares(10.25, 10.5, 10.75, 10.95)),
         # The twentieth of half a second is 25 ms, more than the least.
-        (0.0, 0.5, Shares(0.125, 0.25, 0.25, 0.375, 0.475)),
+        (0.0, 0.5, Shares(0.125, 0.25, 0.375, 0.475)),
         # Of 0.2 s a twentieth would be 10 ms; the response gets its 20.
-        (0.0, 0.2, Shares(0.05, 0.1, 0.1, 0.15, 0.18)),
+        (0.0, 0.2, Shares(0.05, 0.1, 0.15, 0.18)),
         # A short margin: the response's share comes before the section's.
-        (0.0, 0.04, Shares(0.01, 0.02, 0.02, 0.02, 0.02)),
+        (0.0, 0.04, Shares(0.01, 0.02, 0.02, 0.02)),
         # The whole margin is the response's.
-        (0.0, 0.02, Shares(0.0, 0.0, 0.0, 0.0, 0.0)),
-        (0.0, 0.01, Shares(0.0, 0.0, 0.0, 0.0, 0.0)),
-        (5.0, 5.0, Shares(5.0, 5.0, 5.0, 5.0, 5.0)),
-        (0.0, math.inf, Shares(math.inf, math.inf, math.inf, math.inf, math.inf)),
+        (0.0, 0.02, Shares(0.0, 0.0, 0.0, 0.0)),
+        (0.0, 0.01, Shares(0.0, 0.0, 0.0, 0.0)),
+        (5.0, 5.0, Shares(5.0, 5.0, 5.0, 5.0)),
+        (0.0, math.inf, Shares(math.inf, math.inf, math.inf, math.inf)),
     ],
 )
 def test_the_table(soft: float, hard: float, expected: Shares) -> None:
-    """A quarter to unwind, half for helper and section, three quarters to undo, a twentieth to answer."""
+    """A quarter to unwind, half for a section, three quarters to undo, a twentieth to answer."""
     assert shares(soft, hard) == pytest.approx(expected)
 
 
@@ -53,8 +54,18 @@ def test_the_table(soft: float, hard: float, expected: Shares) -> None:
 def test_shares_come_in_order_inside_the_margin(soft: float, margin: float) -> None:
     """Each share ends no later than the next, none before soft, none after hard."""
     hard = soft + margin
-    unwinding, helper, section, undo, mitigation = shares(soft, hard)
-    assert soft <= unwinding <= helper <= section <= undo <= mitigation <= hard
+    unwinding, section, undo, mitigation = shares(soft, hard)
+    assert soft <= unwinding <= section <= undo <= mitigation <= hard
+
+
+@unhurried
+@given(soft=instants, margin=margins)
+def test_the_helper_waits_for_half_of_the_margin(soft: float, margin: float) -> None:
+    """When a body that does not unwind has been left behind, and never outside of the margin."""
+    hard = soft + margin
+    assert max(soft, shares(soft, hard).unwinding) <= helper_acts_at(soft, hard) <= hard
+    assert helper_acts_at(soft, hard) == pytest.approx(soft + HELPER * (hard - soft))
+    assert helper_acts_at(math.inf, math.inf) == math.inf
 
 
 @unhurried
@@ -74,10 +85,9 @@ def test_the_response_gets_its_least(soft: float, margin: float) -> None:
 def test_nobody_gets_more_than_a_share(soft: float, margin: float) -> None:
     """Unwinding never has more than a quarter of the margin, a section than half, its undo than three."""
     hard = soft + margin
-    unwinding, helper, section, undo, _ = shares(soft, hard)
+    unwinding, section, undo, _ = shares(soft, hard)
     dust = 4 * math.ulp(hard + 1)
     assert unwinding - soft <= UNWINDING * (hard - soft) + dust
-    assert helper - soft <= HELPER * (hard - soft) + dust
     assert section - soft <= SECTION * (hard - soft) + dust
     assert undo - soft <= UNDO * (hard - soft) + dust
 

@@ -13,9 +13,9 @@ from deadline import DeadlineExceeded, InsufficientTime, critical, current, dead
 from deadline._section import calls_of_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
-    from deadline import Event
+    from deadline import Event, Section
 
 pytestmark = pytest.mark.usefixtures("virtual_clock")
 
@@ -283,6 +283,64 @@ async def test_an_undo_that_is_cancelled_has_failed(ledger: Ledger) -> None:
     assert section.report.steps[1].error == "CancelledError: "
 
 
+async def test_an_undo_that_is_only_made_has_failed(ledger: Ledger) -> None:
+    """A generator function that is called has run nothing: that is told, not taken for undone."""
+
+    async def undo() -> AsyncIterator[None]:
+        ledger.entries.append("undo one")
+        yield
+
+    section = critical("move")
+    with pytest.raises(ValueError, match="no"):
+        async with section:
+            async with section.step("one", undo=undo):
+                pass
+            async with section.step("two", undo=lambda: (name for name in "ab")):
+                pass
+            raise ValueError("no")
+    assert ledger.entries == []
+    assert section.report.standing == ["one", "two"]
+    assert "TypeError: undo: it made <async_generator object" in str(section.report.steps[0].error)
+
+
+async def test_an_undo_that_has_not_ended_is_no_undo(ledger: Ledger) -> None:
+    """Who is told meanwhile, because the body is left behind say, hears that it is not undone."""
+    section = critical("move")
+
+    async def work() -> None:
+        async with section:
+            async with section.step("one", undo=ledger.undo("one", 0.5)):
+                raise ValueError("no")
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.1)
+    assert str(section.report) == "critical section 'move' partial: one undo failed"
+    assert section.report.steps[0].error == "it has not ended"
+    with pytest.raises(ValueError, match="no"):
+        await task
+    assert section.report.steps == (("one", "undone", None, False),)
+
+
+async def test_an_undo_that_is_ended_for_good_has_failed(ledger: Ledger) -> None:
+    """What is no `Exception` leaves at once; what is told is so."""
+
+    class End(BaseException):
+        pass
+
+    def undo() -> None:
+        raise End
+
+    section = critical("move")
+    with pytest.raises(End):
+        async with section:
+            async with section.step("one", undo=ledger.undo("one")):
+                pass
+            async with section.step("two", undo=undo):
+                raise ValueError("no")
+    assert ledger.entries == []
+    assert str(section.report) == "critical section 'move' partial: one done, two undo failed"
+
+
 async def test_an_undo_runs_outside_of_the_section_and_step_around(ledger: Ledger) -> None:
     """A section in it is its own: the one around does not undo what undid."""
 
@@ -468,6 +526,37 @@ async def test_a_step_needs_an_open_section() -> None:
             pass
 
 
+async def test_a_step_is_entered_once(ledger: Ledger) -> None:
+    """Twice it would be undone twice."""
+    with pytest.raises(RuntimeError, match=r"step 'one': a step is entered once"):
+        async with critical("move") as section:
+            one = section.step("one", undo=ledger.undo("one"))
+            async with one:
+                pass
+            async with one:
+                pass
+    assert ledger.entries == ["undo one"]
+
+
+async def test_a_section_that_is_closed_tells_what_stands(ledger: Ledger, happened: list[Event]) -> None:
+    """Nobody waits for an undo then, but it is told."""
+
+    async def numbers() -> AsyncIterator[Section]:
+        async with critical("move") as section:
+            async with section.step("one", undo=ledger.undo("one")):
+                pass
+            yield section
+
+    generator = numbers()
+    section = await anext(generator)
+    assert repr(section) == "<critical section 'move' open: one done>"
+    await generator.aclose()  # type: ignore[attr-defined]
+    assert ledger.entries == []
+    assert [(event.name, event.fields["status"]) for event in happened] == [
+        ("deadline.section_failed", "partial")
+    ]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -497,7 +586,11 @@ async def test_steps_of_both_kinds_stand_in_the_report() -> None:
     assert caught.value.report.done == ["plain", "effect"]
     assert "critical section 'move' done: effect done" in caught.value.report.render()
     assert caught.value.report.to_dict()["sections"] == [
-        {"name": "move", "status": "done", "steps": [{"name": "effect", "fate": "done", "error": None}]}
+        {
+            "name": "move",
+            "status": "done",
+            "steps": [{"name": "effect", "fate": "done", "error": None, "unanswered": False}],
+        }
     ]
 
 

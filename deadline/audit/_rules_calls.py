@@ -98,8 +98,8 @@ def never_set(world: World, resource: Resource) -> Iterator[Found]:
     why="900 s for safety is none: whatever hangs does so for a quarter of an hour, at full price and with "
     "its concurrency; and if the work does need that, it will need more tomorrow.",
     fix="Set the Timeout from what the work takes. Divide work that is longer: a queue, a Map of Step "
-    "Functions, an invocation that carries on where the last one stopped; or move it to Fargate or "
-    "Batch.",
+    "Functions, an invocation that carries on where the last one stopped (aws.Resume); or move it to "
+    "Fargate or Batch.",
     source=_DG + "configuration-timeout.html",
     on=FUNCTIONS,
 )

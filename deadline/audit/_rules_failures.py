@@ -87,7 +87,7 @@ def done_twice(world: World, resource: Resource) -> Iterator[Found]:
     why="A function that carries on by invoking itself, and never comes to an end, runs and costs for ever; "
     "Lambda's own detection ends a chain after about 16, also one that means to go on.",
     fix="Set RecursiveLoop: Terminate where a chain is a fault, Allow where it is meant and has a limit of "
-    "its own; or let Step Functions be the loop.",
+    "its own, as aws.Resume has; or let Step Functions be the loop.",
     source=_DG + "API_PutFunctionRecursionConfig.html",
     on=FUNCTIONS,
 )

@@ -22,8 +22,8 @@ _DG: Final = "https://docs.aws.amazon.com/step-functions/latest/dg/"
 @rule(
     "W9740",
     "A task has no timeout",
-    why="A task without TimeoutSeconds waits for an answer that may never come, and its execution "
-    "with it: the Amazon States Language sets no timeout by itself.",
+    why="A task without TimeoutSeconds waits for an answer that may never come, and its execution with it: "
+    "the Amazon States Language sets no timeout by itself.",
     fix="Give every task that waits for a function, an activity, a job or a token a TimeoutSeconds a little "
     "above what it may take, and HeartbeatSeconds where it reports.",
     source=_DG + "sfn-stuck-execution.html",

@@ -9,31 +9,74 @@ itself can be left behind then.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline._sighting import context_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from contextvars import Context
 
 ATTEMPTS: Final = 20
 """How often a coroutine is closed: once for each `finally` that waits, nested in one another."""
 
 
 async def abandon(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-    """Close the coroutines of suspended tasks, and end the tasks.
+    """Close the coroutines of suspended tasks, and end the tasks: as cancelled, where that is possible.
+
+    A task that wakes up and finds its coroutine closed fails by a RuntimeError. A group takes that for its
+    child's; if the group's own task has been closed as well, it complains to the loop, and if that is the
+    lifespan's, the lifespan fails. So nothing is woken that waits. What is about to run fails like that, as
+    those do that anyio cancels in each turn; it is ended first, while its group is still open.
 
     Returns:
         Those that could not be ended.
     """
+    await asyncio.sleep(0)  # whoever was just cancelled comes to its next await
+    tasks = list(tasks)
+    await _end([task for task in tasks if _sleep(task) is None])
+    await _end(tasks)
+    return [task for task in tasks if not task.done()]
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    """Close them, and wait for their end."""
     tasks = [task for task in tasks if not task.done()]
+    if not tasks:
+        return
+    sleeps = [_sleep(task) for task in tasks]
+    for one in filter(None, sleeps):  # before any is closed: that may wake others
+        one.waiter.remove_done_callback(one.wake_up)
     for task in tasks:
         task.add_done_callback(_retrieve)
         _close(task)
-        task.cancel()  # it wakes up, finds its coroutine closed, and is done
+    for task, sleep in zip(tasks, sleeps, strict=True):
+        if sleep and getattr(task.get_coro(), "cr_frame", task) is None:
+            sleep.waiter.cancel()
+            super(asyncio.Task, task).cancel()
+            continue
+        if sleep:
+            sleep.waiter.add_done_callback(sleep.wake_up, context=sleep.context)
+        task.cancel()
     for _ in range(3):  # a cancellation takes a turn for each task that waits for another
         await asyncio.sleep(0)
-    return [task for task in tasks if not task.done()]
+
+
+class _Sleep(NamedTuple):
+    """What a task waits for, and what will wake it."""
+
+    waiter: asyncio.Future[Any]
+    wake_up: Callable[[asyncio.Future[Any]], object]
+    context: Context
+
+
+def _sleep(task: asyncio.Task[Any]) -> _Sleep | None:
+    waiter = getattr(task, "_fut_waiter", None)  # private, like the wake-ups; anyio reads it as well
+    for wake_up, context in getattr(waiter, "_callbacks", None) or ():
+        if getattr(wake_up, "__self__", None) is task:
+            assert waiter is not None
+            return _Sleep(waiter, wake_up, context)
+    return None
 
 
 def _close(task: asyncio.Task[Any]) -> None:

@@ -7,12 +7,14 @@ error, or a list of failed items where `ReportBatchItemFailures` is on, has them
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline._each import Batch
+from deadline._report import BatchReport
 
 if TYPE_CHECKING:
-    from deadline._report import BatchReport
+    from collections.abc import Sequence
 
 QUEUE: Final = "aws:sqs"
 STREAMS: Final = {
@@ -38,24 +40,51 @@ def batch_response(batch: Batch[Any, Any] | BatchReport, event: Any) -> dict[str
         again.
 
     Raises:
-        ValueError: The event has no records, or is from another source.
+        TypeError: `batch` is neither.
+        ValueError: The event has no records, or is from another source; or the batch is not of its records.
     """
-    report = batch.report if isinstance(batch, Batch) else batch
-    done = set(report.done)
     source = _source(event)
-    left = (
-        [record for position, record in enumerate(event["Records"]) if position not in done] if source else []
-    )
-    if source == QUEUE:
-        failures = [record["messageId"] for record in left]
-    elif source in STREAMS:
-        failures = [STREAMS[source](record) for record in left[:1]]
-    else:
+    if source is None or source not in {QUEUE, *STREAMS}:
         raise ValueError(
             f"event: expected records of SQS, Kinesis or a DynamoDB stream, got {source or 'none'}; other "
             "sources take no partial response"
         )
+    records = event["Records"]
+    done = _done(batch, records)
+    left = [record for position, record in enumerate(records) if position not in done]
+    if source == QUEUE:
+        failures = [record["messageId"] for record in left]
+    else:
+        failures = [STREAMS[source](record) for record in left[:1]]
     return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in failures]}
+
+
+def _done(batch: Batch[Any, Any] | BatchReport, records: Sequence[Any]) -> set[int]:
+    """The positions of what is done, of a batch that may well be of these records.
+
+    Items may be what was read out of the records. But one that is a record must be it in its place: a batch
+    of some of them, or of another order, would have the wrong ones deleted.
+    """
+    report = batch.report if isinstance(batch, Batch) else batch
+    if not isinstance(report, BatchReport):
+        raise TypeError(
+            f"batch: expected what `each` gave, or one of exceeded.report.batches, got {batch!r:.80} "
+            f"({type(batch).__name__})"
+        )
+    count = sum(map(len, report))
+    if count > len(records):
+        raise ValueError(f"batch: it has {count} items, and the event {len(records)} records")
+    if isinstance(batch, Batch):
+        places = {id(record): place for place, record in enumerate(records)}
+        done, failed = (one.item for one in batch.done), (one.item for one in batch.failed)
+        items = itertools.chain(done, failed, batch.unprocessed)
+        for position, item in zip(itertools.chain(*report), items, strict=True):
+            if places.get(id(item), position) != position:
+                raise ValueError(
+                    f"batch: its item {position} is the event's record {places[id(item)]}; pass "
+                    "event['Records'] to each, whole and in its order"
+                )
+    return set(report.done)
 
 
 def message_group(record: Any) -> str | None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from deadline.aws._message import Redact
     from deadline.aws._notice import Notice
     from deadline.aws._notifier import Notifier
+    from deadline.aws._resume import Resume
 
 Event_contra = TypeVar("Event_contra", contravariant=True)
 Context_contra = TypeVar("Context_contra", contravariant=True)
@@ -102,6 +103,7 @@ class Plan:
     recycle: bool = False
     caller_limit: float | Literal["auto"] | None = "auto"
     notifier: Notifier | None = None
+    resume: Resume[Any] | None = None
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Awaitable[Any]] | None = None
     warned: bool = False
@@ -177,7 +179,12 @@ class Plan:
     async def _plainly(
         self, event: Any, context: Any, resources: Callable[[], Awaitable[tuple[Any, ...]]]
     ) -> Any:
-        """What is left with DEADLINE_DISABLED: the loop and the lifespan."""
+        """What is left with DEADLINE_DISABLED: the loop and the lifespan, and that a hop is what it is."""
+        if self.resume is not None:
+            hop = self.resume.open(event, context, self.outside)
+            self.resume.bind(hop)
+            hop.read()
+            event = hop.event
         return await self.function(event, context, *await resources())
 
     def _answer(self, outcome: Outcome, context: Any) -> Any:
@@ -222,6 +229,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    resume: Resume[Any] | None = None,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]]],
     LambdaFunction[Event_contra, Context_contra, Response_co],
@@ -243,6 +251,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    resume: Resume[Any] | None = None,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra, Resources], Coroutine[Any, Any, Response_co]]],
     LambdaFunction[Event_contra, Context_contra, Response_co],
@@ -265,6 +274,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    resume: Resume[Any] | None = None,
 ) -> Any:
     """Make an `async def f(event, context)` a plain function that Lambda can call.
 
@@ -307,6 +317,8 @@ def handler(
         notice_errors: Whether errors that nobody handled are told, too.
         redact: A function that takes the message and returns what of it may leave.
         helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
+        resume: An `aws.Resume`: when the time is up and there is a checkpoint, that goes on, and
+            `on_exceeded` is not asked.
 
     Returns:
         The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction`.
@@ -321,15 +333,20 @@ def handler(
     margin_of = checked_margin(margin, default=_default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
 
     def make(function: Callable[..., Awaitable[Any]]) -> Any:
-        _check_function(function, "function", 2 if lifespan is None else 3)
+        takes = 2 if lifespan is None else 3
+        _check_function(function, "function", takes)
         called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
         plan = Plan(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
+        if resume is not None:
+            plan.resume = _checked_resume(resume, takes)
         if notice is not None or helper or "DEADLINE_NOTICE" in os.environ:
             from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
 
             plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
-        if plan.notifier is not None and _initialises_here() and not _scope.DISABLED:
-            plan.notifier.initialise(plan.outside)
+        if _initialises_here() and not _scope.DISABLED:
+            for opened in (plan.notifier, plan.resume):
+                if opened is not None:
+                    opened.initialise(plan.outside)
         if eager and _initialises_here():
             environment().run(plan.resources())
         return _lambda_function(plan)
@@ -404,7 +421,18 @@ def _check_function(function: Any, argument: str, takes: int) -> None:
         ) from None
 
 
+def _checked_resume(resume: Any, takes: int) -> Resume[Any]:
+    from deadline.aws._resume import Resume  # noqa: PLC0415  # for its type only
+
+    if not isinstance(resume, Resume):
+        raise TypeError(f"resume: expected an aws.Resume, got {resume!r}; write resume=aws.Resume(Progress)")
+    if callable(resume.to):
+        _check_function(resume.to, "to", takes)
+    return resume
+
+
 _ARGUMENTS: Final = {
+    "to": ("event", "context", "resources"),
     "function": ("event", "context", "resources"),
     "on_exceeded": ("exceeded", "event", "context", "resources"),
 }

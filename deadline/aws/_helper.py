@@ -8,7 +8,7 @@ loop, every thread and every signal handler of the main process. So another proc
   tenths of a second of processor time, and the function's module for the sake of `redact`. Everything
   inherited is let go of, so no connection of the function's stays open here. `benchmarks/helper.py` measures
   both.
-- Arming it is a write into shared memory, 3 µs. A record in a pipe would wake the helper, for 10 to 20 µs and
+- Arming it is a write into shared memory, 2 µs. A record in a pipe would wake the helper, for 10 to 20 µs and
   twice an invocation. It wakes by itself instead, says when it will next, and is poked only if that is too
   late: about once in the seconds that an invocation may take.
 - Instants are on the wall clock, the only one that both agree on whatever freezes the environment.
@@ -46,6 +46,7 @@ import time
 import traceback
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NoReturn
+from weakref import WeakSet
 
 from deadline._events import emit
 from deadline.aws._message import message, sealed
@@ -103,8 +104,7 @@ class Helper:
     def __init__(self, notice: Notice, redact: Redact | None) -> None:
         self._notice = notice
         self._redact = redact
-        self._owner = 0  # the process that forked the helper; a fork of it needs one of its own
-        self._pid = 0
+        self._pid = 0  # of the helper; 0: there is none
         self._generation = 0
         self._instant = -math.inf  # of the armed generation, on the wall clock; -inf: none is
         self._sending = False
@@ -115,20 +115,20 @@ class Helper:
         if seconds == math.inf:
             return
         try:
-            if self._owner != os.getpid():
+            if not self._pid:
                 self._fork()
             try:
                 self._keep(invocation)
             except (ValueError, IndexError):  # an event of Lambda's is JSON, and has at most 6 MB
                 self._keep((*invocation[:3], repr(invocation[3])[:MEGABYTE]))
             self._generation += 1
-            now = time.time()
-            self._instant = now + seconds
-            self._shared[_GENERATION] = self._generation
-            self._shared[_SPAN] = seconds
-            self._shared[_INSTANT] = self._instant  # the last: with it the generation is armed
+            now, shared = time.time(), self._shared
+            self._instant = instant = now + seconds
+            shared[_GENERATION] = self._generation
+            shared[_SPAN] = seconds
+            shared[_INSTANT] = instant  # the last: with it the generation is armed
             # One that is overdue was frozen, and nobody knows for how long it will sleep on.
-            if not now <= self._shared[_LOOKS_AT] <= self._instant:
+            if not now <= shared[_LOOKS_AT] <= instant:
                 self._say(POKE)
         except OSError as error:
             self._lost(repr(error))
@@ -157,7 +157,7 @@ class Helper:
 
     def has_sent(self, seconds: float) -> bool:
         """Wait for so long for the end of its sending, then end it."""
-        answer = self._answer(time.monotonic() + seconds, {SENT, FAILED}) if self._owner else None
+        answer = self._answer(time.monotonic() + seconds, {SENT, FAILED}) if self._pid else None
         if answer is None:
             self.kill()
         self._sending = False
@@ -165,7 +165,7 @@ class Helper:
 
     def kill(self) -> set[bytes]:
         """End the process. Returns the answers that it left for this generation."""
-        if self._owner != os.getpid():
+        if not self._pid:
             return set()
         if self._is_alive():
             os.kill(self._pid, signal.SIGKILL)
@@ -173,13 +173,21 @@ class Helper:
         answers = set()
         while (answer := self._answer(0.0, {DOWN, SENDING, SENT, FAILED})) is not None:
             answers.add(answer)
+        self.forget()
+        return answers
+
+    def forget(self) -> None:
+        """Let go of everything, and leave the process alone: in a fork it is the parent's."""
+        if self._pid:
+            self._pid, self._instant, self._sending = 0, -math.inf, False
+            self._let_go()
+
+    def _let_go(self) -> None:
         faulthandler.unregister(_dump_signal())
         self._socket.close()
         self._shared.release()
         self._memory.close()
         os.close(self._dump)
-        self._owner = 0
-        return answers
 
     def _fork(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -196,12 +204,18 @@ class Helper:
             # 3.12 warns that a lock of another thread's may be held in the child for ever. A helper that does
             # not answer is killed, so that costs a helper and no invocation.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._pid = os.fork()
-        if self._pid == 0:
-            _serve(_Child(parent, (theirs, stack), self._memory, self._notice, self._redact))
-        theirs.close()
-        os.close(stack)
-        self._owner = parent
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    _serve(_Child(parent, (theirs, stack), self._memory, self._notice, self._redact))
+            except OSError:  # no memory, or too many processes
+                self._let_go()
+                raise
+            finally:
+                theirs.close()
+                os.close(stack)
+        self._pid = pid
+        _helpers.add(self)
 
     def _keep(self, invocation: Invocation) -> None:
         memory = marshal.dumps(invocation)
@@ -238,7 +252,20 @@ class Helper:
         """It is gone: the next to be armed is another one. Returns whether it was sending."""
         self._instant = -math.inf
         emit("aws.helper_lost", logging.WARNING, error=error)
-        return bool(self._owner) and SENDING in self.kill()
+        return SENDING in self.kill()
+
+
+# Whose process has been forked, by the runtime client or by a function, has none any more.
+_helpers: Final[WeakSet[Helper]] = WeakSet()
+
+
+def _forget_all() -> None:
+    for helper in list(_helpers):
+        helper.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 class _Child:
@@ -330,7 +357,8 @@ class _Child:
         try:
             invocation = marshal.loads(memoryview(self._memory)[_INVOCATION:])  # noqa: S302  # the parent's
             what = message(*invocation) | {"sent_by": "helper", "stack": stack}
-            request = self._notice.request(sealed(what, self._redact, self._notice.limit))
+            said = sealed(what, self._redact, self._notice.limit, self._redaction_failed)
+            request = self._notice.request(said)
             from botocore import xform_name  # noqa: PLC0415
 
             check_answer(getattr(self._client, xform_name(self._notice.operation))(**request))
@@ -338,6 +366,9 @@ class _Child:
             _write_log(f"the helper process could not send: {error!r}")
             return False
         return True
+
+    def _redaction_failed(self, error: Exception) -> None:
+        _write_log(f"redact failed, the notice goes without its event: {error!r}")
 
     def _main_stack(self) -> str:
         os.kill(self._parent, _dump_signal())

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import logging
 import math
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
     from deadline.aws._handler import Plan
+    from deadline.aws._hop import Hop
 
 WITHOUT_LIMIT: Final = 1.0
 """Seconds for telling of an error where there is no deadline, and so no margin to take them from."""
@@ -98,6 +100,10 @@ class Invocation:
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
         self._guard = Guard(self._covers)
         self._word = None if plan.notifier is None else plan.notifier.word(plan.name, event, context)
+        self._hop = None
+        if plan.resume is not None:
+            self._hop = plan.resume.open(event, context, plan.outside)
+            self._outer.run(plan.resume.bind, self._hop)
         self.stuck = False
 
     async def run(self) -> Outcome:
@@ -144,8 +150,27 @@ class Invocation:
         async with self._deadline:
             if self._word is not None:
                 self._word.arm(self._deadline)
+            if self._hop is not None:
+                self._hop.read()
+                self._event = self._hop.event
             self._given = await self._resources()
+            if self._hop is None:
+                return await self._plan.function(self._event, self._context, *self._given)
+            done = await self._hop.begin(self._deadline)
+            if done is not None:
+                return await self._hop.repeat(done, self._given)
+            result = await self._one_hop(self._hop)
+        # The work is done: that the time is up meanwhile is no reason to do it again.
+        await self._hop.finish(result, self._leaves_body() - self._deadline.now())
+        return result
+
+    async def _one_hop(self, hop: Hop[Any]) -> Any:
+        try:
             return await self._plan.function(self._event, self._context, *self._given)
+        except Exception as error:
+            if self._ours(error) is None:
+                await hop.release()
+            raise
 
     def _answers_at(self) -> float:
         """When to answer without the body."""
@@ -209,17 +234,21 @@ class Invocation:
         """
         plan, dl = self._plan, self._deadline
         self._guard.protect(math.inf)  # the mitigation has a deadline of its own
-        emit(
-            "aws.exceeded",
-            logging.WARNING,
-            function=plan.name,
-            request_id=getattr(self._context, "aws_request_id", None),
-            on_exceeded=plan.mitigation is not None,
-            report=exceeded.report.render(),
-        )
         ends = dl.shares().mitigation
-        telling = self._tell(exceeded, ends) if self._word else None
-        outcome = await self._mitigated(exceeded, undoing)
+        telling = None
+        if self._hop is not None and self._hop.snapshot is not None:
+            outcome = await self._carried_on(self._hop, exceeded, undoing)
+        else:
+            emit(
+                "aws.exceeded",
+                logging.WARNING,
+                function=plan.name,
+                request_id=getattr(self._context, "aws_request_id", None),
+                on_exceeded=plan.mitigation is not None,
+                report=exceeded.report.render(),
+            )
+            telling = self._tell(exceeded, ends) if self._word else None
+            outcome = await self._mitigated(exceeded, undoing)
         if dl.answer_by < dl.hard:
             await self._answer_in_time(outcome, [task for task in (undoing, telling) if task is not None])
         if undoing is not None and await self._ended(undoing, self._leaves_body) is None:
@@ -239,34 +268,67 @@ class Invocation:
                 emit("aws.answers_late", logging.WARNING, function=self._plan.name)
 
     async def _mitigated(self, exceeded: DeadlineExceeded, undoing: asyncio.Task[Outcome] | None) -> Outcome:
-        plan, dl = self._plan, self._deadline
+        plan = self._plan
         if plan.mitigation is None:
             return Outcome(None, exceeded)
-        ends, hard = dl.answering().mitigation, dl.answer_by
-        if dl.now() >= ends:  # what blocked the loop has let the caller go: mitigate all the same
-            ends, hard = dl.shares().mitigation, dl.hard
+        work = functools.partial(plan.mitigation, exceeded, self._event, self._context, *self._given)
+        outcome = await self._in_grace(work, "on_exceeded", exceeded, undoing, self._mitigates_until())
+        if outcome.error is None and not plan.warned and loses_work(self._event, outcome.value):
+            plan.warned = True
+            emit("aws.work_lost", logging.WARNING, function=plan.name, fix="`raise exceeded` in on_exceeded")
+        return outcome
+
+    async def _carried_on(
+        self, hop: Hop[Any], exceeded: DeadlineExceeded, undoing: asyncio.Task[Outcome] | None
+    ) -> Outcome:
+        """Hand the last checkpoint on. That is no news; that it failed is, and half of the time is for it."""
+        until = ends = self._mitigates_until()
+        if self._word is not None:
+            self._word.stand_down()
+            until = (self._deadline.now() + ends) / 2
+        work = functools.partial(hop.carry_on, self._given)
+        outcome = await self._in_grace(work, "handing the checkpoint on", exceeded, undoing, until)
+        if outcome.error is None:
+            return outcome
+        failure = hop.failure(outcome.error)
+        await self._told(self._tell(failure, ends) if self._word else None, ends)
+        return Outcome(None, failure)
+
+    def _mitigates_until(self) -> float:
+        """When the answer must be there; what blocked the loop past that has let the caller go."""
+        ends = self._deadline.answering().mitigation
+        return ends if self._deadline.now() < ends else self._deadline.shares().mitigation
+
+    async def _in_grace(
+        self,
+        work: Callable[[], Awaitable[Any]],
+        what: str,
+        exceeded: DeadlineExceeded,
+        undoing: asyncio.Task[Outcome] | None,
+        ends: float,
+    ) -> Outcome:
+        """Do what is to be done when the time is up, until `ends` at the most."""
+        plan, dl = self._plan, self._deadline
+        hard = dl.answer_by if ends < dl.answer_by else dl.hard
         name = f"{plan.name} grace"
         grace = Deadline(Instant(hard), hard - ends, name, DeadlineExceeded, interrupt=plan.interrupt)
-        outcome = await self._work(self._mitigation(grace, exceeded), lambda: (ends + hard) / 2)
+
+        async def bounded() -> Any:
+            async with grace:
+                return await work()
+
+        outcome = await self._work(bounded(), lambda: (ends + hard) / 2)
         if outcome is None:
             self._protect()
             left = self._unfinished() if undoing is None else [self._worker]
             self.stuck |= bool(await abandon(task for task in left if task is not None))
         if outcome is None or _is_cut_of(grace, outcome.error):
             began = outcome is None or getattr(outcome.error, "started", True)
-            exceeded.add_note(f"on_exceeded {'did not end in time' if began else 'had no time to begin'}")
+            exceeded.add_note(f"{what} {'did not end in time' if began else 'had no time to begin'}")
             return Outcome(None, exceeded)
-        if outcome.error is None and not plan.warned and loses_work(self._event, outcome.value):
-            plan.warned = True
-            emit("aws.work_lost", logging.WARNING, function=plan.name, fix="`raise exceeded` in on_exceeded")
         if outcome.error is not None:
             _add_cause(outcome.error, exceeded)
         return outcome
-
-    async def _mitigation(self, grace: Deadline, exceeded: DeadlineExceeded) -> Any:
-        assert self._plan.mitigation is not None
-        async with grace:
-            return await self._plan.mitigation(exceeded, self._event, self._context, *self._given)
 
     # --- the notice ---------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ VERSION: Final = 1
 LONGEST: Final = 500
 """Characters of the one line that says what happened."""
 
-PRIVATE: Final = ("event", "report", "error", "stack")
+PRIVATE: Final = ("event", "report", "error", "stack", "checkpoint")
 """What may hold data of the invocation, in the order in which it is cut if all of it is too long."""
 
 
@@ -38,6 +38,7 @@ def message(request_id: str | None, function: str, version: str | None, event: A
         "report": None,
         "error": None,
         "stack": None,
+        "checkpoint": None,
         "cut": [],
         "redaction_failed": False,
     }
@@ -55,10 +56,13 @@ def error_part(error: BaseException) -> dict[str, Any]:
         "reason": "error",
         "message": f"{kind}: {text}".splitlines()[0][:LONGEST],
         "error": {"type": kind, "message": text, "traceback": full_traceback(error)},
+        "checkpoint": getattr(error, "checkpoint", None),
     }
 
 
-def sealed(message: dict[str, Any], redact: Redact | None, limit: int) -> dict[str, Any]:
+def sealed(
+    message: dict[str, Any], redact: Redact | None, limit: int, failed: Callable[[Exception], object]
+) -> dict[str, Any]:
     """What may leave: redacted, then cut.
 
     Redacting comes first, for keys are not found in a text that was cut. What fails there says nothing of
@@ -68,12 +72,14 @@ def sealed(message: dict[str, Any], redact: Redact | None, limit: int) -> dict[s
         message: As made by `message`.
         redact: The user's; it works on a copy.
         limit: Bytes of its JSON.
+        failed: Told of what `redact` raised, which may have words of the message in it: it must not leave.
     """
     plain = json.loads(json.dumps(message, default=repr))  # as JSON has it; keys are strings, too
     if redact is not None:
         try:
             plain = json.loads(json.dumps(_checked(redact(plain))))
-        except Exception:  # noqa: BLE001  # it is the user's function
+        except Exception as error:  # noqa: BLE001  # it is the user's function
+            failed(error)
             plain = json.loads(json.dumps({**message, **dict.fromkeys(PRIVATE)}, default=repr))
             plain["message"] = f"{message['function']}: {message['reason']}"
             plain["redaction_failed"] = True

@@ -155,6 +155,29 @@ class Notice:
 
         return {key: filled(value) for key, value in self.parameters.items()}
 
+    def check(self, service: Any) -> None:
+        """Look for mistakes, so that they are told at a cold start, and not when time is up.
+
+        Args:
+            service: Of botocore's client, `meta.service_model`.
+
+        Raises:
+            ValueError: The service has no such operation, or that takes no such parameters.
+        """
+        import difflib  # noqa: PLC0415  # nothing else needs it
+
+        from botocore.validate import ParamValidator  # noqa: PLC0415  # importing deadline.aws loads no SDK
+
+        if self.operation not in service.operation_names:
+            near = difflib.get_close_matches(self.operation, service.operation_names, 3, 0.0)
+            raise ValueError(
+                f"notice: {self.service} has no operation {self.operation!r}, but {', '.join(near)}"
+            )
+        example = self.request({"reason": "error", "request_id": "1", "function": "f"})
+        found = ParamValidator().validate(example, service.operation_model(self.operation).input_shape)
+        if found.has_errors():
+            raise ValueError(f"notice: {self.service} {self.operation}: {found.generate_report()}")
+
 
 def check_answer(answer: Mapping[str, Any]) -> None:
     """Raise what an answer without an error says was not done: PutEvents reports that inside."""

@@ -8,41 +8,30 @@ asks first: `Helper.stand_down` says whether the helper has sent or is sending; 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import inspect
 import logging
 import math
 import os
 import sys
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
-
-import anyio
+from typing import TYPE_CHECKING, Any
 
 from deadline._events import emit, logger
-from deadline._margin import shares
+from deadline._margin import helper_acts_at
 from deadline._scope import deadline
-from deadline.aws._environment import Lifespan, environment, running_environment
 from deadline.aws._helper import Helper
-from deadline.aws._install import install
-from deadline.aws._limits import limits
+from deadline.aws._kept_client import KeptClient
 from deadline.aws._message import error_part, exceeded_part, message, sealed
 from deadline.aws._notice import MEGABYTE, Notice, check_answer
-from deadline.aws._warm_up import warm_up
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from deadline._scope import Deadline
     from deadline.aws._message import Redact
 
     Target = Notice | Callable[[dict[str, Any]], Awaitable[object]]
-
-ATTEMPTS: Final = 2
-WARMING_UP: Final = 1.0
-"""Seconds for opening a connection in the init phase."""
 
 
 class Notifier:
@@ -56,6 +45,9 @@ class Notifier:
         self._target = target
         self._redact = redact
         self.on_error = on_error
+        self._client = (
+            KeptClient(target.service, target.region, target.check) if isinstance(target, Notice) else None
+        )
         self.helper = Helper(target, redact) if helper and isinstance(target, Notice) else None
 
     def word(self, name: str, event: Any, context: Any) -> Word:
@@ -63,10 +55,9 @@ class Notifier:
         return Word(self, name, event, context)
 
     def initialise(self, outside: contextvars.Context) -> None:
-        """Open the client, in Lambda's init phase: a small function has no time for it in its margin."""
-        if isinstance(self._target, Notice):
-            kept = environment().lifespan(self._client, outside)
-            environment().run(_warmed(kept))
+        """Open the client, in Lambda's init phase."""
+        if self._client is not None:
+            self._client.initialise(outside)
 
     async def send(self, message: dict[str, Any], outside: contextvars.Context) -> None:
         """Send a message from the running loop.
@@ -74,39 +65,22 @@ class Notifier:
         Raises:
             Exception: It was not sent.
         """
+
+        def failed(error: Exception) -> None:
+            emit(
+                "aws.redaction_failed",
+                logging.WARNING,
+                function=message["function"],
+                request_id=message["request_id"],
+                error=repr(error),
+            )
+
         if not isinstance(self._target, Notice):
-            await self._target(sealed(message, self._redact, MEGABYTE))
+            await self._target(sealed(message, self._redact, MEGABYTE, failed))
             return
-        request = self._target.request(sealed(message, self._redact, self._target.limit))
-        async with contextlib.AsyncExitStack() as stack:
-            kept = running_environment()
-            if kept is not None:
-                client = await kept.lifespan(self._client, outside).resources()
-            else:
-                client = await stack.enter_async_context(self._client())
-            from botocore import xform_name  # noqa: PLC0415  # importing deadline.aws loads no SDK
-
-            with limits(attempts=ATTEMPTS):
-                answer = await getattr(client, xform_name(self._target.operation))(**request)
-        check_answer(answer)
-
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[Any]:
-        from aiobotocore.session import get_session  # noqa: PLC0415  # aioboto3 brings it, too
-
-        assert isinstance(self._target, Notice)
-        session: Any = install(get_session())
-        async with session.create_client(self._target.service, region_name=self._target.region) as client:
-            yield client
-
-
-async def _warmed(lifespan: Lifespan) -> None:
-    try:
-        client = await lifespan.resources()
-        with anyio.move_on_after(WARMING_UP):
-            await warm_up(client)
-    except Exception as error:  # noqa: BLE001  # a cold start must go on
-        emit("aws.notice_failed", logging.WARNING, request_id=None, error=repr(error))
+        assert self._client is not None
+        request = self._target.request(sealed(message, self._redact, self._target.limit, failed))
+        check_answer(await self._client.call(self._target.operation, request, outside))
 
 
 class Word:
@@ -128,13 +102,17 @@ class Word:
         if self._helper is not None:
             self._soft = dl.soft
             invocation = self._request_id, self._name, self._version, self._event
-            self._helper.arm(invocation, shares(dl.soft, dl.hard).helper - dl.now())
+            self._helper.arm(invocation, self._acts_in(dl))
 
     def postpone(self, dl: Deadline) -> None:
         """Tell the helper if the deadline has moved: a critical section holds it."""
         if self._helper is not None and dl.soft > self._soft:
             self._soft = dl.soft
-            self._helper.postpone(shares(dl.soft, dl.hard).helper - dl.now())
+            self._helper.postpone(self._acts_in(dl))
+
+    def _acts_in(self, dl: Deadline) -> float:
+        """Seconds until the helper acts; later if a critical section holds the clock."""
+        return helper_acts_at(dl.soft, dl.hard) - dl.now()
 
     async def send(
         self, error: BaseException, until: float, outside: contextvars.Context, *, expired: bool
@@ -147,6 +125,7 @@ class Word:
             outside: What a client is opened in.
             expired: Whether `error` says that the time is up.
         """
+        await asyncio.sleep(0)  # the mitigation begins before it: making a request takes milliseconds
         if self._helper is not None and not self._helper.stand_down():
             return
         what = message(self._request_id, self._name, self._version, self._event)
@@ -161,11 +140,16 @@ class Word:
         else:
             self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
 
+    def stand_down(self) -> None:
+        """Have the helper not send it: what happened is no news."""
+        if self._helper is not None:
+            self._helper.stand_down()
+
     def close(self, dl: Deadline) -> None:
         """Have the helper not send it any more; wait for one that is sending until it is time to answer."""
         if self._helper is None or self._helper.stand_down():
             return
-        seconds = max(0.0, shares(dl.soft, dl.hard).mitigation - dl.now())
+        seconds = max(0.0, dl.shares().mitigation - dl.now())
         if self._helper.has_sent(seconds):
             self._tell("aws.notice_sent", logging.INFO, reason="deadline_exceeded", sent_by="helper")
         else:
@@ -191,8 +175,11 @@ def notifier(
         TypeError, ValueError: An argument is wrong; the message names it.
         ImportError: There is no SDK to send with.
     """
-    if redact is not None and not callable(redact):
-        raise TypeError(f"redact: expected a function that takes the message and returns it, got {redact!r}")
+    if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
+        raise TypeError(
+            "redact: expected a plain function that takes the message and returns it, no `async def`; "
+            f"got {redact!r}"
+        )
     checked: Target | None = _from_environment() if target is None else _checked(target)
     if helper and not isinstance(checked, Notice):
         if checked is not None:

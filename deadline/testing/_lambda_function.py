@@ -18,13 +18,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, final
 
 from ._emulator import Emulator
-from ._invocation import FunctionError, Invocation, new_trace
+from ._invocation import TIMED_OUT, FunctionError, Invocation, new_trace
 from ._sqs_mapping import sqs_client
 
 InvocationType = Literal["RequestResponse", "Event"]
 
 # https://docs.aws.amazon.com/lambda/latest/dg/invocation-recursion.html: "approximately 16 times"
 MOST_OF_A_CHAIN: Final = 16
+KILLED: Final = (TIMED_OUT, "Runtime.ExitError")
+"""Errors after which the process is gone."""
+
 WAITS: Final = (1, 2)
 """Minutes after the first and the second attempt."""
 
@@ -166,6 +169,7 @@ class LambdaFunction:
         environment = self._take(wait=wait)
         if environment is None:
             return None
+        killed = False
         try:
             invocation = environment.invoke(
                 call.event,
@@ -174,10 +178,9 @@ class LambdaFunction:
                 qualifier=call.qualifier,
                 trace=call.trace,
             )
+            killed = invocation.error is not None and invocation.error.type in KILLED
         finally:
-            with self._changed:
-                self._idle.append(environment)
-                self._changed.notify_all()
+            self._give_back(environment, killed=killed)
         self._log.append(InvokeAttempt(self.name, call.invocation_type, call.event, attempt, invocation))
         return invocation
 
@@ -190,7 +193,7 @@ class LambdaFunction:
         with self._changed:
             self._closed.set()
             self._changed.notify_all()
-        for environment in self._all:
+        for environment in tuple(self._all):
             environment.__exit__(None, None, None)
 
     def _take(self, *, wait: bool) -> Emulator | None:
@@ -205,6 +208,17 @@ class LambdaFunction:
                     return None
                 self._changed.wait()
             raise RuntimeError("the function was closed")
+
+    def _give_back(self, environment: Emulator, *, killed: bool) -> None:
+        """Keep an environment for the next call; one whose process is gone is given up."""
+        if killed:
+            environment.__exit__(None, None, None)
+        with self._changed:
+            if killed:
+                self._all.remove(environment)
+            else:
+                self._idle.append(environment)
+            self._changed.notify_all()
 
     def _deliver(self, call: Call) -> None:
         try:

@@ -123,21 +123,28 @@ class SqsMapping:
         window: float = 0.0,
         report_batch_item_failures: bool = False,
     ) -> None:
+        if not isinstance(function, Emulator):
+            raise TypeError(f"function must be an Emulator, not {function!r:.80}")
         self._function = function
         self._queue = _Queue(queue_url)
         self._batch_size = checked_count("batch_size", batch_size, 1, 10 if self._queue.fifo else 10_000)
         self._window = checked_seconds("window", window)
         self._reports = report_batch_item_failures
         self.log: list[SqsDelivery] = []
-        if self._window >= self._queue.visibility:
+        if self._batch_size > RECEIVED_AT_ONCE and not self._window:
             raise ValueError(
-                f"window must be shorter than the queue's visibility timeout of {self._queue.visibility} s, "
-                f"or a message would come twice in one batch, not {window!r}"
+                f"batch_size over {RECEIVED_AT_ONCE} needs a window, such as window=1.0, not {batch_size}: "
+                "it is gathered from several receives"
             )
         if self._queue.visibility < function.timeout:
             raise ValueError(
                 f"queue_url: the queue's visibility timeout of {self._queue.visibility} s is less than the "
                 f"function's timeout of {function.timeout:g} s; Lambda advises six times as much"
+            )
+        if self._window >= self._queue.visibility:
+            raise ValueError(
+                f"window must be shorter than the queue's visibility timeout of {self._queue.visibility} s, "
+                f"or a message would come twice in one batch, not {window!r}"
             )
 
     def poll(self) -> SqsBatch | None:

@@ -238,7 +238,7 @@ async def recycled(event: dict[str, Any], context: Any, _: None) -> dict[str, An
     return {**await _work(event, context), "entered": len(entered)}
 
 
-@aws.handler
+@aws.handler(helper="DEADLINE_NOTICE" in os.environ)
 async def rescued(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Do what the event names."""
     return await _work(event, context)

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import socket
+import uuid
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+import boto3
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -122,6 +124,41 @@ async def connect(moto_server: MotoServer) -> AsyncIterator[Connect]:
             return client
 
         yield connect
+
+
+class Queue:
+    """Where notices go."""
+
+    def __init__(self, sqs: Any, name: str) -> None:
+        self._sqs = sqs
+        self.url: str = sqs.create_queue(QueueName=name)["QueueUrl"]
+
+    def another(self) -> Queue:
+        """One beside this one."""
+        return Queue(self._sqs, uuid.uuid4().hex)
+
+    def received(self) -> list[dict[str, Any]]:
+        """All that is there; and it is gone."""
+        messages = []
+        while got := self._sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages"):
+            for one in got:
+                messages.append(json.loads(one["Body"]))
+                self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=one["ReceiptHandle"])
+        return messages
+
+
+@pytest.fixture
+def queue(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """The queue that every handler sends its notices to."""
+    queue = Queue(boto3.client("sqs"), "lost")
+    monkeypatch.setenv("DEADLINE_NOTICE", queue.url)
+    return queue
+
+
+@pytest.fixture
+def shared_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every session use models that are read: under `invoke` a handler makes a client for each call."""
+    monkeypatch.setattr("botocore.session.create_loader", lambda *_: _MODELS)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from deadline import aws
+from deadline.aws._helper import Helper
 
 if TYPE_CHECKING:
     from deadline import DeadlineExceeded
@@ -83,11 +84,32 @@ def children() -> list[int]:
         return [int(pid) for pid in file.read().split()]
 
 
-if __name__ == "__main__":
-    # A main process that is killed while its helper lives, with a fork that inherits what it has open.
-    from deadline.testing import FakeContext
-
-    answer = blocked({}, FakeContext(60.0))
-    os.fork()
-    print(answer["helpers"][0], flush=True)  # noqa: T201
+def stand_by() -> None:
+    """Be a main process that has armed its helper, and waits to be killed."""
+    helper = Helper(aws.Notice.to(os.environ["DEADLINE_NOTICE"]), None)
+    helper.arm(("main", "f", None, {}), float(sys.argv[2]))
+    print(*children(), flush=True)  # noqa: T201
     sys.stdin.read()
+
+
+def fork() -> None:
+    """Fork between arming and disarming; both go on, and neither is disturbed by the other."""
+    helper = Helper(aws.Notice.to(os.environ["DEADLINE_NOTICE"]), None)
+    helper.arm(("main", "f", None, {}), 2.0)
+    forked = os.fork()
+    if forked == 0:
+        assert helper.stand_down()  # nothing that is its own is armed
+        helper.postpone(60.0)
+        assert children() == []
+        helper.arm(("fork", "f", None, {}), 0.5)
+    time.sleep(3.0)
+    assert not helper.stand_down()
+    assert helper.has_sent(5.0)
+    helper.kill()
+    if forked == 0:
+        os._exit(0)
+    assert os.waitpid(forked, 0)[1] == 0
+
+
+if __name__ == "__main__":
+    {"stand_by": stand_by, "fork": fork}[sys.argv[1]]()

@@ -9,12 +9,13 @@ wrong. After each run what the services hold is compared with what the function 
 
 and `plain`, without a deadline and without a section, which is killed at the instant.
 
-A report is right if what it calls done is there, and what it calls not done or undone is not. That leaves
-room for one that calls everything unknown. So `unknown` is right only if the proxy's log shows a request of
-the step that went out, and no answer that had been sent to its last byte before the cut. On a loop, "before"
-has a grain: an answer is read in one turn, reaches the task that awaits it in the next, and in between the
-cut may come first. So an answer counts as received if it was sent more than `TURNS` turns before the step
-ended: in turns and not in seconds, because on a busy machine a turn may take long.
+A report is right if what it calls done is there, and what it calls not done or undone is not, unless it says
+of the latter that it may still land: on a busy server the first request may be carried out after its undo.
+That leaves room for one that calls everything unknown, or may land. So both are right only if the proxy's log
+shows a request of the step that went out, and no answer that had been sent to its last byte before the cut.
+On a loop, "before" has a grain: an answer is read in one turn, reaches the task that awaits it in the next,
+and in between the cut may come first. So an answer counts as received if it was sent more than `TURNS` turns
+before the step ended: in turns and not in seconds, because on a busy machine a turn may take long.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ class Run:
             or `nothing`.
         fates: What it told of each step that was begun.
         errors: Why compensations failed.
+        unanswered: The steps of which it told that a request was not answered.
+        may_land: Those of them that it told were undone.
         effects: Which steps' effects the services hold.
         wrong: What was told and is not so, in words.
     """
@@ -127,6 +130,8 @@ class Run:
     told: str = "nothing"
     fates: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    unanswered: list[str] = field(default_factory=list)
+    may_land: list[str] = field(default_factory=list)
     effects: dict[str, bool] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
@@ -134,6 +139,11 @@ class Run:
     def in_between(self) -> bool:
         """Whether some of it was done, and some not."""
         return len(set(self.effects.values())) == 2
+
+    @property
+    def landed(self) -> list[str]:
+        """The steps that were undone and whose effect is there all the same, as was told that it may."""
+        return [step for step in self.may_land if self.effects[step]]
 
     @property
     def ending(self) -> str:
@@ -306,6 +316,8 @@ class _Lane:
             report = await _cut(move, cell)
             run.told = "not begun" if report is None else report.status
             steps = () if report is None else report.steps
+            run.unanswered = [step.name for step in steps if step.unanswered]
+            run.may_land = [] if report is None else report.may_land
             run.fates = {step.name: step.fate for step in steps}
             run.errors = {step.name: step.error for step in steps if step.error is not None}
         log = await self._ended(before)
@@ -358,7 +370,7 @@ async def _cut(move: Move, cell: Cell) -> SectionReport | None:
 # --- was it right? ----------------------------------------------------------------------------------------
 
 EFFECTS: Final = {"done": {True}, "not done": {False}, "undone": {False}, "not begun": {False}}
-"""What each fate says of the effect. `unknown` and `undo failed` say that it may be there."""
+"""What each fate says of the effect. All others say that it may be there."""
 
 
 def _wrong(run: Run, log: Sequence[Exchange], ended: dict[str, float]) -> list[str]:
@@ -366,10 +378,13 @@ def _wrong(run: Run, log: Sequence[Exchange], ended: dict[str, float]) -> list[s
     wrong = []
     for step, there in run.effects.items():
         fate = run.fates.get(step, "not begun")
+        if step in run.may_land:
+            fate = "undone, may land"
         if there not in EFFECTS.get(fate, {True, False}):
             wrong.append(f"{step} is told {fate}, and its effect is {'there' if there else 'not there'}")
-        if fate == "unknown" and not any(_unanswered(exchange, step, ended) for exchange in log):
-            wrong.append(f"{step} is told unknown, and every request of it was answered: {log}")
+        answered = not any(_unanswered(exchange, step, ended) for exchange in log)
+        if answered and (fate == "unknown" or step in run.unanswered):
+            wrong.append(f"{step} is told {fate}, and every request of it was answered: {log}")
         if fate == "running":
             wrong.append(f"{step} is told to be running, and nothing is")
     standing = any(run.fates.get(step) not in {None, "not done", "undone"} for step in STEPS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
 from deadline import DeadlineExceeded, aws, deadline, each
 from deadline._report import BatchReport
+from deadline.testing import FakeContext
 
 
 def event_of(source: str, count: int = 4) -> dict[str, Any]:
@@ -58,6 +60,39 @@ def test_another_source_is_refused(event: Any) -> None:
         aws.batch_response(BatchReport(), event)
 
 
+async def _done(_: Any) -> None: ...
+
+
+@pytest.mark.parametrize("some", [slice(1, None), slice(None, None, -1)])
+async def test_a_batch_of_others_than_the_events_records_is_refused(some: slice) -> None:
+    """Positions are matched: of a part of the records, or in another order, the wrong ones were deleted."""
+    event = event_of("aws:sqs")
+    batch = await each(_done, event["Records"][some])
+    with pytest.raises(ValueError, match=r"batch: .* pass event\['Records'\] to each, whole"):
+        aws.batch_response(batch, event)
+
+
+async def test_a_batch_of_more_than_the_events_records_is_refused() -> None:
+    """In whatever form."""
+    event = event_of("aws:sqs", 2)
+    with pytest.raises(ValueError, match=r"batch: it has 3 items, and the event 2 records"):
+        aws.batch_response(BatchReport((0, 2), (1,)), event)
+
+
+async def test_a_batch_of_what_was_read_out_of_the_records_will_do() -> None:
+    """Its items are no records, but in their order."""
+    event = event_of("aws:sqs", 3)
+    batch = await each(_done, [record["messageId"] for record in event["Records"]])
+    assert aws.batch_response(batch, event) == {"batchItemFailures": []}
+
+
+@pytest.mark.parametrize("batch", [None, [], {"batchItemFailures": []}])
+def test_what_is_no_batch_is_refused_by_name(batch: Any) -> None:
+    """The message says what to pass."""
+    with pytest.raises(TypeError, match=r"batch: expected what `each` gave, or one of"):
+        aws.batch_response(batch, event_of("aws:sqs"))
+
+
 async def test_a_batch_that_stopped_in_time(virtual_clock: object) -> None:
     """From `each` to the response, and from the report where the block was cut."""
     event = event_of("aws:sqs")
@@ -72,6 +107,29 @@ async def test_a_batch_that_stopped_in_time(virtual_clock: object) -> None:
         async with deadline(0.5):
             await each(work, event["Records"])
     assert len(aws.batch_response(caught.value.report.batches[0], event)["batchItemFailures"]) == 4
+
+
+async def test_a_batch_that_is_left_behind_tells_what_was_done(
+    virtual_clock: object, own_environment: None
+) -> None:
+    """An item that swallows its cancellation does not have those before it delivered again."""
+    event = event_of("aws:sqs")
+
+    @aws.handler
+    async def handler(event: Any, context: Any) -> Any:
+        async def work(record: Any) -> None:
+            while record["messageId"] == "message 2":
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(9.0)
+
+        return aws.batch_response(await each(work, event["Records"]), event)
+
+    @handler.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return aws.batch_response(exceeded.report.batches[0], event)
+
+    answer = await handler.invoke(event, FakeContext(3.0))
+    assert [one["itemIdentifier"] for one in answer["batchItemFailures"]] == ["message 2", "message 3"]
 
 
 @pytest.mark.parametrize(

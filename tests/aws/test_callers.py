@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import sys
 import time
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from deadline import DeadlineExceeded, aws, critical, current, deadline
 from deadline._margin import CALLER_AT_LEAST
 from deadline.aws._callers import seconds_left
+from deadline.aws._invocation import Invocation
 from deadline.testing import FakeContext
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -298,6 +300,49 @@ async def test_an_undo_goes_on_beside_and_after_the_mitigation(
     names = [event.name for event in told]
     assert "aws.answers_late" in names  # a test's `invoke` can only return
     assert "aws.left_behind" not in names
+
+
+async def test_a_notice_goes_on_when_the_caller_has_gone(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is posted before the caller goes, and the notice has its time until Lambda's end."""
+    happened: dict[str, Any] = {}
+
+    async def tell(message: Any) -> None:
+        await asyncio.sleep(20.0)
+        happened["told"] = virtual_clock.time()
+
+    @aws.handler(notice=tell)
+    async def f(event: Any, context: Any) -> Any:
+        await asyncio.sleep(99)
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return "answered"
+
+    def post(value: Any) -> bool:
+        happened["posted"] = value, virtual_clock.time()
+        return True
+
+    monkeypatch.setattr(Invocation, "__init__", functools.partialmethod(Invocation.__init__, post_early=post))
+    assert await f.invoke(rest_event(19.0), FakeContext(60.0)) == "answered"
+    assert happened["posted"] == ("answered", pytest.approx(9.975, abs=0.05))
+    assert happened["told"] == pytest.approx(29.5, abs=0.05)
+
+
+async def test_an_error_is_told_while_the_caller_waits(virtual_clock: VirtualClock) -> None:
+    """The notice of it takes no longer than a margin of the caller's time."""
+
+    async def tell(message: Any) -> None:
+        await asyncio.sleep(50.0)
+
+    @aws.handler(notice=tell)
+    async def f(event: Any, context: Any) -> Any:
+        raise LookupError("no such order")
+
+    with pytest.raises(LookupError):
+        await f.invoke(rest_event(19.0), FakeContext(60.0))
+    assert virtual_clock.time() < 1.0
 
 
 async def test_an_undo_that_does_not_end_is_left(virtual_clock: VirtualClock, told: list[Event]) -> None:

@@ -407,15 +407,26 @@ async def _anyio_group(released: asyncio.Event) -> None:
         group.start_soon(_swallow, released)
 
 
-STUBBORN = [_swallow, _shield, _finally, _group, _anyio_group]
+async def _nested_groups(released: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_group(released))
+        group.create_task(_swallow(released))
+
+
+STUBBORN = [_swallow, _shield, _finally, _group, _anyio_group, _nested_groups]
 
 
 @pytest.mark.parametrize("body", STUBBORN, ids=lambda body: body.__name__)
 async def test_a_body_that_does_not_end_is_left_behind(
     virtual_clock: VirtualClock, body: Callable[[asyncio.Event], Any], told_by_handlers: list[Event]
 ) -> None:
-    """After a quarter of the margin it is closed, the mitigation answers, and no task is left."""
+    """After a quarter of the margin it is closed, the mitigation answers, and no task is left.
+
+    Nor does a group complain to the loop that a child failed, which was closed like its parent.
+    """
     released = asyncio.Event()
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
 
     @aws.handler(margin=1.0)
     async def f(event: Any, context: Any) -> Any:
@@ -432,6 +443,29 @@ async def test_a_body_that_does_not_end_is_left_behind(
     assert asyncio.all_tasks() == before
     assert [event.name for event in told_by_handlers] == ["aws.left_behind", "aws.exceeded"]
     assert await echo.invoke(7, FakeContext(3.0)) == 7
+    assert complaints == []
+
+
+def test_a_child_that_is_left_behind_does_not_fail_the_lifespans_group() -> None:
+    """It counts as cancelled: asyncio's group, which is another task's and goes on, takes no harm."""
+    left: list[str] = []
+
+    @asynccontextmanager
+    async def groups() -> AsyncIterator[asyncio.TaskGroup]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                yield group
+        finally:
+            left.append("group")
+
+    @aws.handler(lifespan=groups)
+    async def f(event: Any, context: Any, group: asyncio.TaskGroup) -> Any:
+        group.create_task(_swallow(asyncio.Event()))
+        await asyncio.sleep(0)
+        return event
+
+    assert [f(number, FakeContext(3.0)) for number in range(2)] == [0, 1]
+    assert left == []
 
 
 async def test_a_section_that_undoes_is_not_left_behind(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import boto3
 import pytest
 
 import deadline
@@ -22,38 +21,19 @@ from deadline.aws._helper import Helper
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deadline.testing import Emulator, MotoServer
+    from conftest import Queue
+    from deadline.testing import Emulator
 
 pytest.importorskip("awslambdaric")
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
+ENVIRONMENT = {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)}
+ARMED = 1.5
+"""Seconds until the helper of `helped.stand_by` sends."""
+
 TIMEOUT = 3.0
-"""With the functions' margin, which is cut to half of what is left, the helper acts after about 2.3 s."""
-
-
-class Queue:
-    """Where the notices go."""
-
-    def __init__(self) -> None:
-        self._sqs: Any = boto3.client("sqs")
-        self.url: str = self._sqs.create_queue(QueueName="lost")["QueueUrl"]
-
-    def received(self) -> list[dict[str, Any]]:
-        """All that is there; and it is gone."""
-        messages = []
-        while got := self._sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages"):
-            for one in got:
-                messages.append(json.loads(one["Body"]))
-                self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=one["ReceiptHandle"])
-        return messages
-
-
-@pytest.fixture
-def queue(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    queue = Queue()
-    monkeypatch.setenv("DEADLINE_NOTICE", queue.url)
-    return queue
+"""With the functions' margin of 2 s, the helper acts after 2 s."""
 
 
 @pytest.fixture
@@ -148,20 +128,39 @@ def test_whoever_is_first_is_alone(queue: Queue) -> None:
     assert 0 < len(theirs) < 60
 
 
-def test_it_dies_with_the_main_process(queue: Queue) -> None:
-    """However that ends, and although another process has its end of the socket."""
-    with subprocess.Popen(
-        [sys.executable, HERE / "helped.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
-    ) as main:
-        assert main.stdout is not None
-        helper = int(main.stdout.readline())
-        assert Path(f"/proc/{helper}").exists()
-        main.kill()
-        wait_for_the_end_of(helper)
+def test_a_fork_of_the_main_process_has_its_own(queue: Queue) -> None:
+    """What a fork does, in the middle of an invocation, neither disarms nor uses the parent's helper."""
+    subprocess.run([sys.executable, HERE / "helped.py", "fork"], env=os.environ | ENVIRONMENT, check=True)
+    assert sorted(said["request_id"] for said in queue.received()) == ["fork", "main"]
+
+
+@pytest.mark.parametrize("calls", [False, True])
+def test_it_dies_with_the_main_process(queue: Queue, monkeypatch: pytest.MonkeyPatch, *, calls: bool) -> None:
+    """At once, whether it waits or is in the middle of a call; and it never sends after that."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        if calls:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with subprocess.Popen(
+            [sys.executable, HERE / "helped.py", "stand_by", str(ARMED)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | ENVIRONMENT,
+        ) as main:
+            assert main.stdout is not None
+            helper = int(main.stdout.readline())
+            armed = time.monotonic()
+            silent.settimeout(ARMED)
+            answer = silent.accept()[0] if calls else None
+            assert _is_alive(helper)
+            main.kill()
+            killed = time.monotonic()
+            wait_for_the_end_of(helper)
+        assert time.monotonic() - killed < 1.0
+        if answer is not None:
+            answer.close()
+    time.sleep(max(0.0, armed + ARMED + 0.3 - time.monotonic()))
+    assert queue.received() == []
 
 
 def wait_for_the_end_of(pid: int) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import socket
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
@@ -13,6 +15,7 @@ import pytest
 from moto.core.config import default_user_config
 
 from deadline import DeadlineExceeded, Event, aws
+from deadline.aws._helper import Helper
 from deadline.aws._message import PRIVATE, message, sealed
 from deadline.testing import FakeContext
 
@@ -133,9 +136,13 @@ def said(event: Any, **parts: Any) -> dict[str, Any]:
     return message("r-1", "orders", "7", event) | parts
 
 
+def no_failure(error: Exception) -> None:
+    raise AssertionError("redact failed") from error
+
+
 def test_a_short_message_leaves_whole() -> None:
     """As JSON has it: keys are texts, and what JSON cannot hold is described."""
-    leaves = sealed(said({1: {2}}), None, 100_000)
+    leaves = sealed(said({1: {2}}), None, 100_000, no_failure)
     assert leaves["event"] == {"1": "{2}"}
     assert leaves["cut"] == []
 
@@ -144,7 +151,7 @@ def test_a_short_message_leaves_whole() -> None:
 @pytest.mark.parametrize("limit", [2_048, 5_000, 100_000])
 def test_an_event_that_is_too_long_is_cut_and_marked(text: str, limit: int) -> None:
     """It becomes the beginning of its JSON; the whole fits, and little room is left."""
-    leaves = sealed(said({"items": text * 200_000}, report={"steps": []}), None, limit)
+    leaves = sealed(said({"items": text * 200_000}, report={"steps": []}), None, limit, no_failure)
     assert leaves["cut"] == ["event"]
     assert leaves["event"].startswith('{"items": "')
     assert leaves["report"] == {"steps": []}
@@ -154,7 +161,7 @@ def test_an_event_that_is_too_long_is_cut_and_marked(text: str, limit: int) -> N
 def test_what_else_is_too_long_is_cut_after_the_event() -> None:
     """Report, then error, then stack; each is named."""
     long = {"text": "x" * 10_000}
-    leaves = sealed(said(long, report=long, error=long, stack="s"), None, 12_000)
+    leaves = sealed(said(long, report=long, error=long, stack="s"), None, 12_000, no_failure)
     assert leaves["cut"] == ["event", "report"]
     assert leaves["event"] == ""
     assert leaves["error"] == long
@@ -169,7 +176,7 @@ def test_redact_comes_before_the_cut() -> None:
         del said["event"]["card"]
         return said
 
-    leaves = sealed(said(event), redact, 3_000)
+    leaves = sealed(said(event), redact, 3_000, no_failure)
     assert leaves["cut"] == ["event"]
     assert leaves["event"].startswith('{"items": ["x"')
     assert event["card"] == "4111"
@@ -183,7 +190,9 @@ def test_nothing_leaves_if_redact_fails(broken: Any) -> None:
     secret = "4111"
     private = {part: {"card": secret} for part in PRIVATE}
     words = {"message": f"OutOfStock: {secret}", "reason": "error"}
-    leaves = sealed(said(None) | private | words, broken, 100_000)
+    failures: list[Exception] = []
+    leaves = sealed(said(None) | private | words, broken, 100_000, failures.append)
+    assert len(failures) == 1
     assert secret not in json.dumps(leaves)
     assert leaves["redaction_failed"] is True
     assert (leaves["request_id"], leaves["message"]) == ("r-1", "orders: error")
@@ -194,11 +203,11 @@ def test_nothing_leaves_if_redact_fails(broken: Any) -> None:
 
 @pytest.mark.usefixtures("virtual_clock")
 async def test_an_expiry_is_told_beside_the_mitigation(told: list[Event]) -> None:
-    """At once, with event, report and request id; once."""
-    loop, messages, begun = asyncio.get_running_loop(), [], []
+    """At once, the mitigation first; with event, report and request id; once."""
+    loop, messages, begun = asyncio.get_running_loop(), [], {}
 
     async def tell(said: dict[str, Any]) -> None:
-        begun.append(loop.time())
+        begun["notice"] = loop.time()
         messages.append(said)
         await asyncio.sleep(0.3)
 
@@ -206,15 +215,16 @@ async def test_an_expiry_is_told_beside_the_mitigation(told: list[Event]) -> Non
 
     @function.on_exceeded
     async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
-        begun.append(loop.time())
+        begun["mitigation"] = loop.time()
         await asyncio.sleep(0.3)
         return "partial"
 
     started = loop.time()
     assert await invoked(function, {"order": 1}) == "partial"
-    assert begun[0] == begun[1]
-    assert loop.time() - begun[0] == pytest.approx(0.3, abs=1e-6)
-    assert begun[0] - started == pytest.approx(8.0, abs=0.01)
+    assert list(begun) == ["mitigation", "notice"]  # making a request takes milliseconds
+    assert begun["mitigation"] == begun["notice"]
+    assert loop.time() - begun["notice"] == pytest.approx(0.3, abs=1e-6)
+    assert begun["notice"] - started == pytest.approx(8.0, abs=0.01)
     (said,) = messages
     assert said["version"] == 1
     assert said["reason"] == "deadline_exceeded"
@@ -316,6 +326,43 @@ async def test_a_notice_that_fails_hides_nothing(told: list[Event]) -> None:
     assert failed.fields["request_id"]
 
 
+async def test_redact_that_fails_is_told_in_the_log_and_to_nobody_else(told: list[Event]) -> None:
+    """With what it raised: otherwise an empty event would be a riddle."""
+    messages: list[dict[str, Any]] = []
+
+    async def tell(said: dict[str, Any]) -> None:
+        messages.append(said)
+
+    def redact(said: dict[str, Any]) -> dict[str, Any]:
+        raise KeyError("card 4111")
+
+    await invoked(aws.handler(notice=tell, redact=redact)(fail), {"card": "4111"})
+    (failed,) = named(told, "aws.redaction_failed")
+    assert failed.fields["error"] == "KeyError('card 4111')"
+    assert failed.fields["request_id"] == messages[0]["request_id"]
+    assert "4111" not in json.dumps(messages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("service", "operation", "parameter", "wrong"),
+    [
+        ("sqs", "SendMesage", "QueueUrl", "no operation 'SendMesage', but SendMessage"),
+        ("sqs", "SendMessage", "Queue", 'Unknown parameter in input: "Queue"'),
+        ("sqss", "SendMessage", "QueueUrl", "Unknown service: 'sqss'"),
+    ],
+)
+@pytest.mark.usefixtures("moto_server")
+async def test_a_mistake_in_a_notice_is_named(
+    told: list[Event], service: str, operation: str, parameter: str, wrong: str
+) -> None:
+    """When its client is made: in Lambda's init phase, and not when the time is up, months later."""
+    notice = aws.Notice(service, operation, {parameter: "q", "MessageBody": "{message}"})
+    await invoked(aws.handler(notice=notice, margin=4.0)(fail))
+    (failed,) = named(told, "aws.notice_failed")
+    assert wrong in failed.fields["error"].replace("\\", "")
+
+
 # --- arguments and the environment ------------------------------------------------------------------------
 
 
@@ -329,7 +376,8 @@ async def tell_nobody(said: dict[str, Any]) -> None:
         ({"notice": 3}, TypeError, "notice: expected an aws.Notice"),
         ({"notice": lambda said: None}, TypeError, "notice: expected an aws.Notice"),
         ({"notice": "lost"}, ValueError, "notice: 'lost' is neither"),
-        ({"notice": tell_nobody, "redact": "card"}, TypeError, "redact: expected a function"),
+        ({"notice": tell_nobody, "redact": "card"}, TypeError, "redact: expected a plain function"),
+        ({"notice": tell_nobody, "redact": tell_nobody}, TypeError, "redact: expected a plain function"),
         ({"notice": tell_nobody, "helper": True}, TypeError, "helper: it sends an aws.Notice"),
     ],
 )
@@ -362,6 +410,28 @@ def test_a_helper_elsewhere_than_on_linux_says_so(
     monkeypatch.setattr("sys.platform", "darwin")
     aws.handler(helper=True, notice=aws.Notice.invoke("tell"))(hang)
     assert "helper=True does nothing for hang: it needs Linux, this is darwin" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the helper needs Linux")
+def test_a_helper_that_cannot_be_forked_costs_nothing_but_itself(
+    told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The invocation goes on, the event says why, and no descriptor stays open however often it is tried."""
+
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", fork)
+    helper = Helper(aws.Notice.invoke("tell"), None)
+    descriptors = Path("/proc/self/fd")
+    open_before = len(list(descriptors.iterdir()))
+    for _ in range(3):
+        helper.arm(("r-1", "orders", None, {}), 1.0)
+        assert helper.stand_down()
+    assert len(list(descriptors.iterdir())) == open_before
+    assert [event.fields["error"] for event in told] == [
+        repr(BlockingIOError(11, "Resource temporarily unavailable"))
+    ] * 3
 
 
 # --- the real services, as moto has them ------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from deadline import DeadlineExceeded, aws, deadline
+from deadline import DeadlineExceeded, aws, critical, deadline
 from deadline._sighting import calls
 from deadline.testing import BlackHole, Delay, Fault, FaultProxy, LostAnswer, Stall, service_unavailable
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Connect
+    from deadline.testing import Wire
 
 pytestmark = pytest.mark.slow
 
@@ -107,3 +110,72 @@ async def test_a_call_that_waits_for_a_connection_was_not_sent(
             group.create_task(call("second"), name="second")
     outcomes = {task.name: task.call.outcome for task in caught.value.report.tasks if task.call}
     assert outcomes == {"first": "unknown", "second": "not sent"}
+
+
+class LandsLate(Fault):
+    """The request stays on its way when its client has gone, and has its effect when it is let go."""
+
+    needs_http = True
+
+    def __init__(self) -> None:
+        self._let_go = threading.Event()
+
+    async def play(self, wire: Wire) -> None:
+        try:
+            await wire.silence()
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self._let_go.wait, 10)
+            await wire.swallow()
+
+    def let_go(self) -> None:
+        self._let_go.set()
+
+
+async def test_what_lands_after_its_undo_was_told(fault_proxy: FaultProxy, connect: Connect) -> None:
+    """A request without an answer may outlive its compensation: it is undone, and the report says so much."""
+    client = await connect("s3")
+    await client.create_bucket(Bucket="bucket")
+    late = LandsLate()
+    fault_proxy.add(late, where=lambda request: request.method == "PUT" and request.path == "/bucket/note")
+
+    async def put(name: str) -> None:
+        await client.put_object(Bucket="bucket", Key=name, Body=b"x")
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(2.5, margin=2.0):
+            async with critical("move") as section:
+                for name in ("copy", "note"):
+                    remove = functools.partial(client.delete_object, Bucket="bucket", Key=name)
+                    async with section.step(name, undo=remove):
+                        await put(name)
+    (report,) = caught.value.report.sections
+    assert "Contents" not in await client.list_objects_v2(Bucket="bucket")
+    assert str(report) == "critical section 'move' undone: copy undone, note undone (may still land)"
+    assert report.may_land == ["note"]
+    assert report.standing == []
+
+    late.let_go()
+    await asyncio.to_thread(
+        fault_proxy.wait_until, lambda log: any(one.fault is late and one.upstream_answered for one in log)
+    )
+    listed = await client.list_objects_v2(Bucket="bucket")
+    assert [entry["Key"] for entry in listed["Contents"]] == ["note"]
+
+
+async def test_a_first_attempt_without_an_answer_may_land_after_the_undo_of_the_second(
+    fault_proxy: FaultProxy, connect: Connect, pause: Callable[[float], None]
+) -> None:
+    """The step is done, and one request of it is still on its way."""
+    pause(0.0)
+    client = await connect("s3", retries={"mode": "standard", "total_max_attempts": 4})
+    await client.create_bucket(Bucket="bucket")
+    fault_proxy.add(Stall(), times=1)
+    section = critical("move")
+    with pytest.raises(ValueError, match="no"):
+        async with section:
+            async with section.step("note", undo=lambda: None):
+                with aws.limits(per_attempt=0.3):
+                    await client.put_object(Bucket="bucket", Key="note", Body=b"x")
+            assert section.report.steps == (("note", "done", None, True),)
+            raise ValueError("no")
+    assert section.report.may_land == ["note"]

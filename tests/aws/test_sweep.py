@@ -1,7 +1,7 @@
 """Wherever a critical section is cut, and whatever goes wrong at which step, its report is true.
 
-A tenth of the grid; the benchmark `sweep.py` plays all of it. How long things take is no matter here: what is
-late only falls elsewhere in the run.
+A tenth of the grid; the benchmark `section_sweep.py` plays all of it. How long things take is no matter here:
+what is late only falls elsewhere in the run.
 """
 
 from __future__ import annotations
@@ -29,18 +29,12 @@ AT_ONCE = 12
 
 
 def test_no_report_is_wrong(moto_server: MotoServer) -> None:
-    """Done, undone, or exactly as told; unknown only where a request went out and no answer came.
-
-    A request that was sent, not answered, and lands after its undo makes a report wrong, and nobody can know.
-    On a busy machine that happens once in a thousand runs: such a cell is played again, by itself.
-    """
+    """Done, undone, or exactly as told; unknown only where a request went out and no answer came."""
     runs = sweep(moto_server.url, grid(MARGINS, 60)[::10], at_once=AT_ONCE)
-    suspected = [run.cell for run in runs if run.wrong]
-    assert len(suspected) <= 2
-    moto_server.reset()
-    assert [run for run in sweep(moto_server.url, suspected, at_once=1) if run.wrong] == []
+    assert [run for run in runs if run.wrong] == []
     assert {"undone", "partial"} <= {run.told for run in runs}
     assert "unknown" in {fate for run in runs for fate in run.fates.values()}
+    assert any(run.may_land for run in runs)
 
 
 def test_the_plain_form_is_left_in_between(moto_server: MotoServer) -> None:

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -357,5 +357,11 @@ def test_wrong_arguments_are_named(start: Start) -> None:
         ValueError, match="window must be shorter than the queue's visibility timeout of 30 s"
     ):
         SqsMapping(function, fifo.url, window=30.0)
+    with pytest.raises(ValueError, match="batch_size over 10 needs a window, such as window=1.0, not 11"):
+        SqsMapping(function, Queue("some").url, batch_size=11)
+    with pytest.raises(TypeError, match="function must be an Emulator, not <function"):
+        SqsMapping(cast("Any", test_wrong_arguments_are_named), fifo.url)
+    with pytest.raises(ValueError, match=r"timeout of 0 s is less than the function's timeout"):
+        SqsMapping(function, Queue("at-once", VisibilityTimeout="0").url)
     with pytest.raises(ValueError, match="queue_url must be a queue's URL"):
         SqsMapping(function, "some")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, assert_type
 
 from aiobotocore.session import AioSession, get_session
@@ -86,3 +87,27 @@ async def answers(context: FakeContext, s3: S3Client) -> None:
     assert_type(size({"key": "a"}, context), int)
     assert_type(await size.invoke({"key": "a"}, context, resources=s3), int)
     size({"key": 1}, context)  # type: ignore[dict-item]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What goes on."""
+
+    done: int
+
+
+resume = aws.Resume(Progress, hops=5)
+assert_type(resume, aws.Resume[Progress])
+aws.Resume(Progress, to="elsewhere")  # type: ignore[arg-type]
+assert_type(aws.Resume(dict[str, int]), aws.Resume[dict[str, int]])
+
+
+@aws.handler(resume=resume)
+async def carries_on(event: Event, context: FakeContext) -> int:
+    """The state has the type that the Resume was made for."""
+    assert_type(resume.state, Progress | None)
+    progress = resume.state or Progress(0)
+    resume.checkpoint(progress)
+    resume.checkpoint(b"{}")
+    resume.checkpoint("done")  # type: ignore[arg-type]
+    return progress.done
