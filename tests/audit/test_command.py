@@ -93,7 +93,7 @@ def test_the_examples_own_template_is_clean() -> None:
     """With every function in its cascade, and nothing that could not be told."""
     [result] = data(str(EXAMPLES / "template.yaml"))["templates"]
     assert (result["findings"], result["skipped"]) == ([], [])
-    assert list(result["cascades"]) == ["Hello", "Move", "Batch", "Notices"]
+    assert list(result["cascades"]) == ["Hello", "Move", "Batch", "Notices", "Primes"]
     assert run(str(EXAMPLES / "template.yaml")).exit_code == 0
 
 
