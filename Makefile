@@ -46,7 +46,7 @@ clean:
 $(VENV)/.dependencies: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --group dev ".[aws,cli,testing]"
+	$(BIN)/python -m pip install --quiet --group dev ".[audit,aws,cli,testing]"
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.dependencies

@@ -9,6 +9,6 @@ nox.options.default_venv_backend = "venv"
 def tests(session: nox.Session) -> None:
     """Install the built package and run the whole suite against it."""
     session.install("--upgrade", "pip>=25.1")
-    session.install("--group", "test", "--group", "demo", ".[aws,cli,testing]")
+    session.install("--group", "test", "--group", "demo", ".[audit,aws,cli,testing]")
     session.run("pytest", "--numprocesses", "3", "--dist", "worksteal", "tests", *session.posargs)
     session.run("pytest", "docs", "README.md")

@@ -60,7 +60,7 @@ def run(
     Exit code: 0 success, 1 the function failed, 2 usage, 3 it was killed at its timeout.
     """
     payload, results = _event(event), list[Invocation]()
-    variables = dict(map(_variable, env))
+    variables = dict(_pair(text, "--env") for text in env)
     try:
         with _usage_errors(), Emulator(handler, timeout=timeout, env=variables) as function:
             for number in range(count):
@@ -90,6 +90,72 @@ def print_callers(*, event: IO[bytes] | None, as_json: bool) -> None:
     else:
         click.echo("\n\n".join(map(description, known)) or "no known source looks like this")
     sys.exit(0 if known else 1)
+
+
+@main.command("audit")
+@click.argument("templates", nargs=-1, metavar="TEMPLATE...")
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="K=V", help="A parameter's value; may be repeated."
+)
+@click.option("--region", metavar="R", help="Where it is deployed; for mappings, conditions and prices.")
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Seconds after which a deadline ends a hung invocation; for the costs.",
+)
+@click.option(
+    "--fact",
+    "facts",
+    multiple=True,
+    metavar="F.K=V",
+    help="What you state of a function: Orders.SecondsPerItem=0.8; may be repeated.",
+)
+@click.option("--price", type=click.File("r", encoding="utf-8"), metavar="FILE", help="Other prices, JSON.")
+@click.option("--ignore", multiple=True, metavar="ID", help="A rule, or a beginning of ids; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--rules", "list_rules", is_flag=True, help="List every rule, with its reason, fix and source.")
+def audit_templates(
+    *,
+    templates: Sequence[str],
+    parameters: Sequence[str],
+    region: str | None,
+    deadline: float | None,
+    facts: Sequence[str],
+    price: IO[str] | None,
+    ignore: Sequence[str],
+    as_json: bool,
+    list_rules: bool,
+) -> None:
+    """Find time limits that do not fit together in SAM and CloudFormation templates.
+
+    Nothing in them is executed, and no other file is read.
+
+    Exit code: 0 clean, 1 findings, 2 usage, or a template could not be read.
+    """
+    try:
+        from .audit import _report as report  # noqa: PLC0415  # an extra of its own, and slow to load
+    except ImportError as error:
+        raise click.UsageError(str(error)) from None
+    if list_rules:
+        click.echo(report.listing(), nl=False)
+        return
+    if not templates:
+        raise click.UsageError("name a template: asyncio-deadline audit template.yaml")
+    with _usage_errors():
+        audits, errors = report.audits(
+            templates,
+            parameters=dict(_pair(text, "--parameter") for text in parameters),
+            facts=dict(_pair(text, "--fact") for text in facts),
+            region=region,
+            deadline=deadline,
+            prices=None if price is None else price.read(),
+            ignore=ignore,
+        )
+    click.echo(report.as_json(audits, errors) if as_json else report.as_text(audits), nl=False)
+    for line in errors:
+        click.echo(line, err=True)
+    sys.exit(2 if errors else int(any(audit.findings for audit in audits)))
 
 
 def as_data(known: Caller) -> dict[str, Any]:
@@ -154,10 +220,10 @@ def _event(file: IO[bytes] | None) -> Any:
         raise click.BadParameter(f"{file.name} holds no JSON: {error}", param_hint="--event") from None
 
 
-def _variable(text: str) -> tuple[str, str]:
+def _pair(text: str, option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise click.BadParameter(f"write NAME=value, not {text!r}", param_hint="--env")
+        raise click.BadParameter(f"write NAME=value, not {text!r}", param_hint=option)
     return name, value
 
 

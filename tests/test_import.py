@@ -37,8 +37,9 @@ def test_importing_loads_no_sdk() -> None:
     loaded = run("import deadline, sys; print(*sorted(sys.modules))").split()
     unwanted = {
         "aiobotocore", "aioboto3", "aiohttp", "boto3", "botocore", "h11", "hypothesis", "moto", "pytest",
-        "awslambdaric", "click", "rich", "uvloop", "unittest", "deadline.aws", "deadline.testing",
-        "deadline.asgi", "deadline._cli", "deadline._breaker", "deadline._each", "deadline._fallback",
+        "awslambdaric", "cfnlint", "click", "rich", "uvloop", "unittest", "yaml", "deadline.aws",
+        "deadline.testing", "deadline.asgi", "deadline.audit", "deadline._cli", "deadline._breaker",
+        "deadline._each", "deadline._fallback", "deadline._travel",
     }  # fmt: skip
     assert unwanted.isdisjoint(loaded)
     assert "deadline._scope" in loaded
