@@ -270,6 +270,7 @@ class Emulator:
                 log=self._log.file,
                 post_seconds=self._post_seconds,
             )
+            environment.start()
         ready = environment.wait_ready(until)
         seconds = time.monotonic() - started
         if ready:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, final
 
@@ -44,7 +45,8 @@ class Environment:
         self._idle = 0
         self._events: deque[Request] = deque()
         self._answers: dict[str, Answer | None] = {}
-        self._process = subprocess.Popen(  # noqa: S603  # the user's own handler
+        self._command = partial(
+            subprocess.Popen[bytes],
             [sys.executable, "-m", "awslambdaric", handler],
             cwd=path,
             env=variables,
@@ -53,6 +55,10 @@ class Environment:
             stderr=log,
             process_group=0,
         )
+
+    def start(self) -> None:
+        """Start the process, which asks for events at once: whoever hands them out must know this first."""
+        self._process = self._command()
         self._watcher = threading.Thread(target=self._watch, name="deadline-environment", daemon=True)
         self._watcher.start()
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -453,6 +454,18 @@ def test_a_timeout_of_a_worker_kills_nothing(run: Run, code: Path) -> None:
     assert {function.invoke("four").status for _ in range(3)} == {"success"}
     assert not (code / "three").exists()
     assert function.log.count("INIT_START") == 1
+
+
+def test_a_process_that_is_quicker_than_we_are_is_answered(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks for an event before the start of it has returned, as it may on a busy machine."""
+
+    class Slow(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            time.sleep(1.5)
+
+    monkeypatch.setattr("deadline.testing._environment.subprocess.Popen", Slow)
+    assert run("echo").invoke("hello").response == "hello"
 
 
 # The end
