@@ -37,6 +37,7 @@ import math
 import signal
 import threading
 import time
+from opcode import opmap
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from deadline._events import emit
@@ -72,11 +73,13 @@ class Place(NamedTuple):
         module: Its module's name.
         function: Its function's name.
         awaits: Whether it is a coroutine's or an asynchronous generator's.
+        unawaited: Whether it has called something that it is about to await.
     """
 
     module: str
     function: str
     awaits: bool
+    unawaited: bool = False
 
 
 _NEVER: Final = frozenset({"asyncio", "anyio", "uvloop", "deadline"})
@@ -104,19 +107,21 @@ def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
     """
     if not own and spent < 2 / 3:
         return False
-    for depth, (module, function, awaits) in enumerate(stack):
+    for depth, (module, function, awaits, unawaited) in enumerate(stack):
         package = module.partition(".")[0]
         if depth and (module, function) == _CALLS_YOURS:
             return True
         if package in _NEVER or function == "__del__":
             return False
-        if spent < 1 / 3 and (package in _LATE or function in _LATE_FUNCTIONS):
+        lost = unawaited and not depth  # an `__aexit__`, perhaps: its group would never be left
+        if spent < 1 / 3 and (lost or package in _LATE or function in _LATE_FUNCTIONS):
             return False
         if awaits:
             return True
     return False  # a plain callback of the loop's, or the loop itself
 
 
+_CACHE, _GET_AWAITABLE = opmap["CACHE"], opmap["GET_AWAITABLE"]
 _AWAITS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 
 
@@ -131,7 +136,16 @@ def _place(frame: FrameType) -> Place:
     # What the garbage collector calls is like a `__del__`: Python prints what it raises, and goes on.
     collecting = any(getattr(called, "__code__", None) is code for called in gc.callbacks)
     name = "__del__" if collecting else code.co_name
-    return Place(str(frame.f_globals.get("__name__", "")), name, bool(code.co_flags & _AWAITS))
+    module, awaits = str(frame.f_globals.get("__name__", "")), bool(code.co_flags & _AWAITS)
+    return Place(module, name, awaits, awaits and is_unawaited(code, frame.f_lasti))
+
+
+def is_unawaited(code: CodeType, lasti: int) -> bool:
+    """Whether the next instruction awaits what this one gives."""
+    following, at = code.co_code, lasti + 2
+    while at < len(following) and following[at] == _CACHE:
+        at += 2
+    return at < len(following) and following[at] == _GET_AWAITABLE
 
 
 def _positions(frame: FrameType | None) -> list[tuple[CodeType, int]]:

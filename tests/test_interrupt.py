@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dis
 import gc
 import signal
 import sys
@@ -16,7 +17,7 @@ import pytest
 import uvloop
 
 from deadline import DeadlineExceeded, _scope, critical, deadline, subscribe
-from deadline._interrupt import Interrupted, Place, alarm, interruptible
+from deadline._interrupt import Interrupted, Place, alarm, interruptible, is_unawaited
 from deadline.testing import VirtualLoop
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def of(module: str, function: str = "f") -> Place:
         ([UNDOES], None),
         ([of("deadline._events"), UNDOES], None),
         ([USERS, of("asyncio.events"), of("__main__")], 0.0),
+        ([USERS._replace(unawaited=True)], 1 / 3),
+        ([of("orders"), USERS._replace(unawaited=True)], 0.0),
         ([of("orders"), of("asyncio.events")], None),
         ([of("orders")], None),
         ([], None),
@@ -116,6 +119,20 @@ def test_what_may_be_interrupted_and_when(stack: list[Place], from_share: float 
         expected = from_share is not None and spent >= from_share
         assert interruptible(stack, spent, own=True) is expected
         assert interruptible(stack, spent, own=False) is (expected and spent >= 2 / 3)
+
+
+async def awaits(group: Any) -> None:
+    async with group:
+        len("nothing to await")
+    await group.close()
+
+
+def test_what_is_called_to_be_awaited_is_told_from_other_calls() -> None:
+    """An `__aexit__` that was called and is not yet awaited, among others."""
+    found = [one for one in dis.get_instructions(awaits) if is_unawaited(awaits.__code__, one.offset)]
+    calls = [one for one in dis.get_instructions(awaits) if one.opname == "CALL"]
+    assert [one in found for one in calls] == [False, True, True]
+    assert not {one.opname for one in found} & {"GET_AWAITABLE", "SEND", "RETURN_VALUE"}
 
 
 # --- a scope ----------------------------------------------------------------------------------------------
