@@ -133,7 +133,13 @@ class DeadlineMiddleware:
             if started:
                 raise
             answer = await self._answer(exceeded, dl, scope)
-            await answer(scope, receive, send)
+            try:
+                await answer(scope, receive, sending)
+            except Exception as failure:
+                if started:
+                    raise
+                _emit_failure(scope, failure)
+                await _gateway_timeout(scope, receive, send)
 
     def _deadline(self, scope: Scope) -> Deadline:
         context, limit = scope.get("aws.context") or None, self._budget
@@ -153,8 +159,12 @@ class DeadlineMiddleware:
                 async with exceeded.grace(reserve=dl.answer_by - dl.answering().mitigation):
                     return _checked(await self._on_exceeded(exceeded, scope))
             except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
-                emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=repr(error))
+                _emit_failure(scope, error)
         return _gateway_timeout
+
+
+def _emit_failure(scope: Scope, error: Exception) -> None:
+    emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=repr(error))
 
 
 def _check_mitigation(on_exceeded: Any) -> None:

@@ -198,7 +198,7 @@ async def test_on_exceeded_answers_in_the_margin(virtual_clock: VirtualClock) ->
     assert seen == [([], "/", pytest.approx(0.5 - 0.2 - 0.025))]
 
 
-@pytest.mark.parametrize("how", ["raises", "raises exceeded", "overruns", "returns nothing"])
+@pytest.mark.parametrize("how", ["raises", "raises exceeded", "overruns", "returns nothing", "fails"])
 async def test_a_mitigation_that_fails_is_504(virtual_clock: VirtualClock, how: str) -> None:
     """The client gets an answer, before the budget is over."""
 
@@ -209,10 +209,30 @@ async def test_a_mitigation_that_fails_is_504(virtual_clock: VirtualClock, how: 
             raise exceeded
         if how == "overruns":
             await asyncio.sleep(60)
+        return None if how != "fails" else answer
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        raise FileNotFoundError("late.html")
 
     sent = await serve(DeadlineMiddleware(sleeping(60), budget=4.0, on_exceeded=on_exceeded), request())
     assert sent.status == 504
     assert virtual_clock.time() < 4.0
+
+
+async def test_an_answer_that_fails_half_way_is_broken_off(virtual_clock: VirtualClock) -> None:
+    """As the application's own would be."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        raise FileNotFoundError("late.html")
+
+    async def on_exceeded(exceeded: DeadlineExceeded, scope: Any) -> Any:
+        return answer
+
+    sent = Sent()
+    with pytest.raises(FileNotFoundError):
+        await DeadlineMiddleware(sleeping(60), budget=4.0, on_exceeded=on_exceeded)(request(), receive, sent)
+    assert [message["type"] for message in sent] == ["http.response.start"]
 
 
 async def test_a_response_that_has_started_is_broken_off(virtual_clock: VirtualClock) -> None:
