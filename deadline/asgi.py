@@ -5,7 +5,7 @@ No framework is imported. What the middleware does follows from when the time is
 - before the response has started, the application is cut and `on_exceeded`, or a plain 504, answers;
 - after that nothing honest can be said any more, and `DeadlineExceeded` leaves: the server then ends the
   connection without the mark that a whole response ends with, so that the client can tell;
-- a response that is complete stands.
+- a response that is complete stands, and so does its connection.
 
 The ASGI specification: https://asgi.readthedocs.io/en/latest/specs/www.html.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from deadline._errors import DeadlineExceeded, says_time_is_up
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 __all__ = ["DeadlineMiddleware"]
+
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What a header may be called, a token: RFC 9110, 5.6.2."""
+
+_ENDS: Final = {"http.response.body", "http.response.pathsend"}
+"""Messages that a response may end with."""
 
 _BODY: Final = b"The answer took too long.\n"
 _HEADERS: Final = [
@@ -56,7 +63,7 @@ class DeadlineMiddleware:
 
     Args:
         app: The application.
-        budget: Seconds for a request. `None`: no limit but the caller's and Lambda's.
+        budget: Seconds for a request, more than 0. `None`: no limit but the caller's and Lambda's.
         margin: Seconds kept back to answer in when the work has been cut. Not negative; at most half of a
             limit that somebody who waits has set. Default: 0.5, at most a quarter of the time there is.
         header: The request header by which a caller tells how many milliseconds it will wait
@@ -79,17 +86,17 @@ class DeadlineMiddleware:
         header: str | None = HEADER,
         on_exceeded: Callable[[DeadlineExceeded, Scope], Awaitable[Application]] | None = None,
     ) -> None:
-        if on_exceeded is not None and not inspect.iscoroutinefunction(on_exceeded):
-            raise TypeError(
-                f"on_exceeded: expected an `async def (exceeded, scope)` that returns an ASGI response, got "
-                f"{on_exceeded!r}"
+        _check_mitigation(on_exceeded)
+        if header is not None and (not isinstance(header, str) or _NAME.fullmatch(header) is None):
+            raise (ValueError if isinstance(header, str) else TypeError)(
+                f"header: expected a header's name such as {HEADER!r}, or None, got {header!r}"
             )
-        if header is not None and not isinstance(header, str):
-            raise TypeError(f"header: expected a header's name or None, got {header!r}")
         self._app = app
         self._budget = math.inf if budget is None else seconds(budget, "budget")
+        if not self._budget:
+            raise ValueError("budget: 0 leaves no time for any request; for no limit write None")
         self._margin = checked_margin(margin, default=ANSWER_MARGIN)
-        self._header = None if header is None else header.lower().encode("latin-1")
+        self._header = None if header is None else header.lower().encode()
         self._on_exceeded = on_exceeded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,12 +104,13 @@ class DeadlineMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started = whole = False
 
         async def sending(message: Message) -> None:
-            nonlocal started
+            nonlocal started, whole
             started = started or message["type"] == "http.response.start"
             await send(message)
+            whole = message["type"] in _ENDS and not message.get("more_body")
 
         dl = self._deadline(scope)
         try:
@@ -120,15 +128,23 @@ class DeadlineMiddleware:
                 response_started=started,
                 report=exceeded.report.render(),
             )
+            if whole:
+                return  # the server would close the connection, and the next request may have come on it
             if started:
                 raise
             answer = await self._answer(exceeded, dl, scope)
-            await answer(scope, receive, send)
+            try:
+                await answer(scope, receive, sending)
+            except Exception as failure:
+                if started:
+                    raise
+                _emit_failure(scope, failure)
+                await _gateway_timeout(scope, receive, send)
 
     def _deadline(self, scope: Scope) -> Deadline:
         context, limit = scope.get("aws.context") or None, self._budget
         if self._header is not None:
-            for name, value in scope["headers"]:
+            for name, value in scope.get("headers", ()):
                 if name == self._header:
                     limit = min(limit, understood(value))
         if context:
@@ -143,8 +159,24 @@ class DeadlineMiddleware:
                 async with exceeded.grace(reserve=dl.answer_by - dl.answering().mitigation):
                     return _checked(await self._on_exceeded(exceeded, scope))
             except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
-                emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=repr(error))
+                _emit_failure(scope, error)
         return _gateway_timeout
+
+
+def _emit_failure(scope: Scope, error: Exception) -> None:
+    emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=repr(error))
+
+
+def _check_mitigation(on_exceeded: Any) -> None:
+    if on_exceeded is None:
+        return
+    expected = "on_exceeded: expected an `async def (exceeded, scope)` that returns an ASGI response, got"
+    if not inspect.iscoroutinefunction(on_exceeded):
+        raise TypeError(f"{expected} {on_exceeded!r}")
+    try:
+        inspect.signature(on_exceeded).bind("exceeded", "scope")
+    except TypeError as error:
+        raise TypeError(f"{expected} {on_exceeded!r}: {error}") from None
 
 
 def _checked(answer: Application) -> Application:

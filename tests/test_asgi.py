@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deadline import DeadlineExceeded, InsufficientTime, current, deadline, deadline_header, remaining
+from deadline import (
+    DeadlineExceeded,
+    InsufficientTime,
+    current,
+    deadline,
+    deadline_header,
+    remaining,
+    subscribe,
+)
 from deadline.asgi import DeadlineMiddleware
 from deadline.testing import FakeContext
 
@@ -146,14 +155,29 @@ async def test_other_connections_pass_through(virtual_clock: VirtualClock, kind:
     assert seen == [(None, sent)]
 
 
+async def takes_one(exceeded: DeadlineExceeded) -> Any:
+    """The scope is missing."""
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"budget": -1}, {"budget": "5"}, {"margin": -1}, {"header": b"x"}, {"on_exceeded": lambda *_: None}],
-    ids=lambda options: next(iter(options)) + " " + type(next(iter(options.values()))).__name__,
+    [
+        {"budget": -1},
+        {"budget": 0},
+        {"budget": "5"},
+        {"margin": -1},
+        {"header": b"x"},
+        {"header": ""},
+        {"header": "X-Time: 1"},
+        {"header": "Zeit-\u20ac"},
+        {"on_exceeded": lambda *_: None},
+        {"on_exceeded": takes_one},
+    ],
+    ids=lambda options: " ".join(f"{name} {getattr(one, '__name__', one)}" for name, one in options.items()),
 )
 def test_wrong_arguments_are_named(options: dict[str, Any]) -> None:
     """The message begins with the argument."""
-    with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+    with pytest.raises((TypeError, ValueError), match=f"^{next(iter(options))}: "):
         DeadlineMiddleware(sleeping(0), **options)
 
 
@@ -174,7 +198,7 @@ async def test_on_exceeded_answers_in_the_margin(virtual_clock: VirtualClock) ->
     assert seen == [([], "/", pytest.approx(0.5 - 0.2 - 0.025))]
 
 
-@pytest.mark.parametrize("how", ["raises", "raises exceeded", "overruns", "returns nothing"])
+@pytest.mark.parametrize("how", ["raises", "raises exceeded", "overruns", "returns nothing", "fails"])
 async def test_a_mitigation_that_fails_is_504(virtual_clock: VirtualClock, how: str) -> None:
     """The client gets an answer, before the budget is over."""
 
@@ -185,10 +209,30 @@ async def test_a_mitigation_that_fails_is_504(virtual_clock: VirtualClock, how: 
             raise exceeded
         if how == "overruns":
             await asyncio.sleep(60)
+        return None if how != "fails" else answer
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        raise FileNotFoundError("late.html")
 
     sent = await serve(DeadlineMiddleware(sleeping(60), budget=4.0, on_exceeded=on_exceeded), request())
     assert sent.status == 504
     assert virtual_clock.time() < 4.0
+
+
+async def test_an_answer_that_fails_half_way_is_broken_off(virtual_clock: VirtualClock) -> None:
+    """As the application's own would be."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        raise FileNotFoundError("late.html")
+
+    async def on_exceeded(exceeded: DeadlineExceeded, scope: Any) -> Any:
+        return answer
+
+    sent = Sent()
+    with pytest.raises(FileNotFoundError):
+        await DeadlineMiddleware(sleeping(60), budget=4.0, on_exceeded=on_exceeded)(request(), receive, sent)
+    assert [message["type"] for message in sent] == ["http.response.start"]
 
 
 async def test_a_response_that_has_started_is_broken_off(virtual_clock: VirtualClock) -> None:
@@ -231,6 +275,35 @@ async def test_a_response_that_is_complete_stands(virtual_clock: VirtualClock) -
     sent = Sent()
     await DeadlineMiddleware(app, budget=4.0)(request(), receive, sent)
     assert sent.status == 200
+
+
+async def test_what_is_cut_after_a_whole_response_harms_no_connection(
+    virtual_clock: VirtualClock,
+) -> None:
+    """The server would close it for an error, and the client may have sent the next request on it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await ok(send)
+        await asyncio.sleep(60)  # a background task
+
+    names: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(subscribe(lambda event: names.append(event.name)))
+        sent = await serve(DeadlineMiddleware(app, budget=4.0), request())
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert virtual_clock.time() == 3.5
+    assert names == ["deadline.exceeded", "asgi.exceeded"]
+
+
+async def test_a_last_part_that_is_not_sent_makes_no_whole_response(virtual_clock: VirtualClock) -> None:
+    """It waits for a client that does not read."""
+
+    async def full(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(60)
+
+    with pytest.raises(DeadlineExceeded):
+        await DeadlineMiddleware(sleeping(1), budget=4.0)(request(), receive, full)
 
 
 async def test_a_refusal_is_answered_too(virtual_clock: VirtualClock) -> None:

@@ -86,6 +86,13 @@ async def beat(state: Any) -> None:
         state.lag = max(state.lag, time.monotonic() - due)
 
 
+async def background() -> Any:
+    """Answer, and go on."""
+    tasks = fastapi.BackgroundTasks()
+    tasks.add_task(asyncio.sleep, 60)
+    return fastapi.Response(background=tasks)
+
+
 def make_app(aws_port: int) -> Any:
     """An application whose requests share an S3 client and a session."""
     import aiohttp
@@ -132,6 +139,7 @@ def make_app(aws_port: int) -> Any:
         return fastapi.responses.StreamingResponse(chunks())
 
     endpoints = {
+        "/background": background,
         "/object/{key}": head,
         "/named": named,
         "/sleep": sleep,
@@ -222,6 +230,17 @@ async def test_a_stream_is_broken_off(serve: Callable[[Any], str], port: int) ->
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete|without sending complete"):
             await http.get("/stream", headers={"Deadline-Remaining-Ms": "400"})
         assert (await http.get("/sleep?seconds=0")).status_code == 200
+
+
+async def test_a_background_task_that_is_cut_leaves_the_connection(
+    serve: Callable[[Any], str], port: int
+) -> None:
+    """Another request has it by then."""
+    async with client(serve(make_app(port))) as http:
+        first = await http.get("/background", headers={"Deadline-Remaining-Ms": "400"})
+        second = await http.get("/sleep?seconds=0.6")
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert first.extensions["network_stream"] is second.extensions["network_stream"]
 
 
 async def test_a_def_endpoint_is_not_interrupted(serve: Callable[[Any], str], port: int) -> None:

@@ -19,9 +19,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline._margin import CALLER_AT_LEAST
+from deadline._source import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import timedelta
 
     Event = Mapping[str, Any]
 
@@ -69,7 +71,7 @@ def caller(event: object) -> Caller | None:
     return next((one for one in callers if _safely(one.matches, event)), None)
 
 
-def caller_left(event: object, *, limit: float | None = None) -> float:
+def caller_left(event: object, *, limit: float | timedelta | None = None) -> float:
     """Seconds until whoever sent `event` gives up waiting for the answer; `inf` if nobody is known to wait.
 
     Write `deadline(context, caller_limit=aws.caller_left(event))` where there is no `aws.handler`, which does
@@ -82,14 +84,16 @@ def caller_left(event: object, *, limit: float | None = None) -> float:
         event: As Lambda passed it.
         limit: Seconds that the caller waits, where it is not what `aws.callers` has: an integration timeout
             that was raised, say. Counted from the event's own start, where it tells one.
+
+    Raises:
+        TypeError, ValueError: `limit` is no number of seconds, or negative.
     """
     known = caller(event)
-    if limit is None:
-        limit = None if known is None else known.limit
-    if limit is None:
+    wait = seconds(limit, "limit") if limit is not None else None if known is None else known.limit
+    if wait is None:
         return math.inf
     started = None if known is None or known.started is None else _safely(known.started, event)
-    return seconds_left(limit, started or None, time.time())
+    return seconds_left(wait, started or None, time.time())
 
 
 def seconds_left(limit: float, started: float | None, now: float) -> float:
@@ -116,7 +120,7 @@ def _safely(read: Callable[[Any], Any], event: object) -> Any:
     """What `read` gives; `None` if the event is not of the shape it expects."""
     try:
         return read(event)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
+    except Exception:  # noqa: BLE001  # an event may be anything
         return None
 
 
@@ -251,7 +255,7 @@ callers: Final[tuple[Caller, ...]] = (
         "https://aws.amazon.com/about-aws/whats-new/2024/06/amazon-api-gateway-integration-timeout-limit-29-seconds/", _COMPARED,
     ),
     Caller(
-        "alb", "Application Load Balancer", lambda event: "targetGroupArn" in event["requestContext"]["elb"],
+        "alb", "Application Load Balancer", lambda event: {"targetGroupArn"} <= event["requestContext"]["elb"].keys(),
         60.0, _trace_time, "the time in X-Amzn-Trace-Id, whole seconds", True,
         "HTTP 502", "the idle timeout's default; 1 to 4,000 s",
         "https://repost.aws/knowledge-center/504-error-alb", _COMPARED,
@@ -276,7 +280,7 @@ callers: Final[tuple[Caller, ...]] = (
         "https://docs.aws.amazon.com/cognito/latest/developerguide/cognito-user-pools-working-with-lambda-triggers.html",
     ),
     Caller(
-        "connect", "Amazon Connect contact flow", lambda event: "ContactData" in event["Details"],
+        "connect", "Amazon Connect contact flow", lambda event: {"ContactData"} <= event["Details"].keys(),
         8.0, None, "not told", True,
         "tried again within the limit, then the flow takes its error branch",
         "the most; a block may have less, and an asynchronous one, which looks the same, up to 60",

@@ -85,17 +85,19 @@ class Resume(Generic[State]):
 
         self.codec, self.said = Codec(state), said
         self.to = _checked_to(to)
-        self.hops = _checked_count("hops", hops, 1)
+        self.hops = _checked_count("hops", hops)
         if to == "self" and hops > MOST_HOPS:
             warnings.warn(
                 f"hops: Lambda stops a function that has invoked itself 16 times, before {hops} hops, unless "
                 "its recursive loop detection is set to Allow (PutFunctionRecursionConfig)",
                 stacklevel=2,
             )
-        self.version = _checked_text("version", version) or self.codec.version
+        self.version = _checked_text("version", version, "2") or self.codec.version
+        if not isinstance(force, bool):
+            raise TypeError(f"force: expected True or False, got {force!r}")
         self.force = force
-        self.once = _once(_checked_text("once", once))
-        self._limit = None if limit is None else _checked_count("limit", limit, 1)
+        self.once = _once(_checked_text("once", once, "hops"))
+        self._limit = None if limit is None else _checked_count("limit", limit)
         self._current: ContextVar[Hop[State]] = ContextVar("deadline_resume")
         self.invoke = _client("lambda") if to == "self" else None
 
@@ -199,17 +201,17 @@ def _checked_to(to: Any) -> Any:
     )
 
 
-def _checked_count(name: str, count: Any, least: int) -> int:
+def _checked_count(name: str, count: Any) -> int:
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"{name}: expected a whole number, got {count!r}")
-    if count < least:
-        raise ValueError(f"{name}: {count} lets nothing run; {least} is the least")
+    if count < 1:
+        raise ValueError(f"{name}: {count} lets nothing go on; 1 is the least")
     return count
 
 
-def _checked_text(name: str, text: Any) -> str | None:
+def _checked_text(name: str, text: Any, example: str) -> str | None:
     if text is not None and (not isinstance(text, str) or not text):
-        raise TypeError(f"{name}: expected a text such as {name}='hops', got {text!r}")
+        raise TypeError(f"{name}: expected a text such as {name}={example!r}, got {text!r}")
     return text
 
 

@@ -12,6 +12,7 @@ import datetime as dt
 import decimal
 import enum
 import hashlib
+import inspect
 import json
 import types
 import typing
@@ -71,8 +72,14 @@ class Codec:
     def __init__(self, kind: Any) -> None:
         if kind is bytes:
             raise TypeError("state: bytes are what a state becomes; describe it by a frozen dataclass")
-        part = _part(kind)
-        self._dump, self._load = part.dump, part.load
+        try:
+            part = _part(kind)
+        except RecursionError:
+            name = getattr(kind, "__qualname__", kind)
+            raise TypeError(f"state: {name} contains itself; a pydantic model may do that") from None
+        dump = part.dump
+        self._dump: Callable[[Any], bytes] = lambda value: _ENCODER.encode(dump(value)).encode()
+        self._load = part.load
         self.version = hashlib.sha256(part.shape.encode()).hexdigest()[:12]
 
     def dumps(self, value: Any) -> bytes:
@@ -81,7 +88,8 @@ class Codec:
         Raises:
             TypeError, ValueError: It is not of the type, or JSON cannot hold it.
         """
-        return _ENCODER.encode(self._dump(value)).encode()
+        written: bytes = _tried(self._dump, value)
+        return written
 
     def loads(self, value: Any) -> Any:
         """The value that was written, from its parsed JSON.
@@ -89,10 +97,20 @@ class Codec:
         Raises:
             TypeError, ValueError: It is none of the type.
         """
-        return self._load(value)
+        return _tried(self._load, value)
+
+
+def _tried(convert: Convert, value: Any) -> Any:
+    try:
+        return convert(value)
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:  # a validator's own, Decimal's, or of what is nested too deeply
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _part(kind: Any) -> Part:  # noqa: C901, PLR0911  # a table, of types
+    kind = _meant(kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any or kind is object:
         return Part("any", _plain, _same)
@@ -107,7 +125,7 @@ def _part(kind: Any) -> Part:  # noqa: C901, PLR0911  # a table, of types
     if (origin or kind) in {list, tuple, dict}:
         return _container(kind, origin or kind, arguments)
     if typing.is_typeddict(kind):
-        return Part(f"dict{sorted(typing.get_type_hints(kind).items(), key=str)}", _plain_dict, _a(dict))
+        return _typed_dict(kind)
     if isinstance(kind, type):
         if dataclasses.is_dataclass(kind):
             return _dataclass(kind)
@@ -121,6 +139,15 @@ def _part(kind: Any) -> Part:  # noqa: C901, PLR0911  # a table, of types
         "or a pydantic model, of str, int, float, bool, None, bytes, datetime, date, Decimal, UUID, "
         "enums, tuple[...], list[...], dict[str, ...]"
     )
+
+
+def _meant(kind: Any) -> Any:
+    """The type under the names that it was given: NewType, Annotated, `type X = ...`."""
+    for name in ("__supertype__", "__value__"):
+        if not isinstance(kind, type) and hasattr(kind, name):
+            return _meant(getattr(kind, name))
+    marked = typing.get_origin(kind) in {typing.Annotated, typing.NotRequired, typing.Required}
+    return _meant(typing.get_args(kind)[0]) if marked else kind
 
 
 def _wrong(kind: str, value: Any) -> NoReturn:
@@ -172,24 +199,37 @@ def _text(kind: Any) -> Part:
 
 
 def _union(parts: list[Part]) -> Part:
-    def first(convert: Callable[[Part], Convert]) -> Convert:
-        converts = [convert(part) for part in parts]
+    shape = "|".join(part.shape for part in parts)
 
-        def try_each(value: Any) -> Any:
-            for one in converts:
-                try:
-                    return one(value)
-                except (TypeError, ValueError):
-                    continue
-            _wrong(" | ".join(part.shape for part in parts), value)
+    def dump(value: Any) -> Any:
+        for place, part in enumerate(parts):
+            try:
+                written = part.dump(value)
+            except Exception:  # noqa: BLE001, S112  # also a validator's own
+                continue
+            for earlier in parts[:place]:
+                if _reads(earlier, written):
+                    raise TypeError(f"{value!r:.80} would come back as {earlier.shape}, of {shape}")
+            return written
+        _wrong(shape, value)
 
-        return try_each
+    def load(value: Any) -> Any:
+        for part in parts:
+            try:
+                return part.load(value)
+            except Exception:  # noqa: BLE001, S112
+                continue
+        _wrong(shape, value)
 
-    return Part(
-        f"({'|'.join(part.shape for part in parts)})",
-        first(lambda part: part.dump),
-        first(lambda part: part.load),
-    )
+    return Part(f"({shape})", dump, load)
+
+
+def _reads(part: Part, written: Any) -> bool:
+    try:
+        part.load(written)
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 def _literal(values: tuple[Any, ...]) -> Part:
@@ -224,11 +264,38 @@ def _container(kind: Any, origin: Any, arguments: tuple[Any, ...]) -> Part:
 def _pair(parts: tuple[Part, ...]) -> Part:
     """A tuple with a type for each place."""
     given, written = _a(tuple), _a(list)
+
+    def paired(value: Any) -> Any:
+        return zip(parts, value, strict=True) if len(value) == len(parts) else _wrong(shape, value)
+
+    shape = f"tuple[{','.join(part.shape for part in parts)}]"
     return Part(
-        f"tuple[{','.join(part.shape for part in parts)}]",
-        lambda value: [part.dump(one) for part, one in zip(parts, given(value), strict=True)],
-        lambda value: tuple(part.load(one) for part, one in zip(parts, written(value), strict=True)),
+        shape,
+        lambda value: [part.dump(one) for part, one in paired(given(value))],
+        lambda value: tuple(part.load(one) for part, one in paired(written(value))),
     )
+
+
+def _typed_dict(kind: Any) -> Part:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    parts = {name: _part(hint) for name, hint in hints.items()}
+    # The class itself does not see the mark in an annotation that is a text.
+    marked = {name for name, hint in hints.items() if typing.get_origin(hint) is typing.NotRequired}
+    needed = parts.keys() - kind.__optional_keys__ - marked
+    fields = ",".join(f"{name}{'' if name in needed else '?'}:{parts[name].shape}" for name in sorted(parts))
+    check = _a(dict)
+
+    def each(convert: Callable[[Part], Convert]) -> Convert:
+        converts = {name: convert(part) for name, part in parts.items()}
+
+        def all_of(value: Any) -> Any:
+            if not needed <= check(value).keys() <= parts.keys():
+                _wrong(f"{kind.__name__}, a dict of {', '.join(parts)}", value)
+            return {name: converts[name](one) for name, one in value.items()}
+
+        return all_of
+
+    return Part(f"dict({fields})", each(lambda part: part.dump), each(lambda part: part.load))
 
 
 def _dataclass(kind: Any) -> Part:
@@ -242,6 +309,12 @@ def _dataclass(kind: Any) -> Part:
     except NameError as error:
         raise TypeError(f"state: a type that {kind.__qualname__} names is not there: {error}") from None
     parts = [(field.name, _part(hints[field.name])) for field in dataclasses.fields(kind) if field.init]
+    try:
+        inspect.signature(kind).bind(**dict(parts))
+    except TypeError as error:
+        raise TypeError(
+            f"state: {kind.__qualname__} is made with more than its fields, which alone are kept: {error}"
+        ) from None
     dumps = [(name, part.dump) for name, part in parts]
     loads = {name: part.load for name, part in parts}
 

@@ -124,6 +124,8 @@ class InvokeApi:
         name = name or handler.replace("/", ".").rpartition(".")[0].replace(".", "-")
         if not re.fullmatch(r"[\w-]{1,64}", name):
             raise ValueError(f"name must be up to 64 letters, digits, dashes and underscores, not {name!r}")
+        if isinstance(aliases, str):
+            raise TypeError(f"aliases: a text is a collection of letters; write aliases={[aliases]!r}")
         if "workers" in options:
             raise TypeError("workers: a function behind the API has environments, see concurrency")
         env = {
@@ -189,7 +191,7 @@ class InvokeApi:
         function = self._functions.get(match["name"]) if match else None
         qualifier = qualifier or (match and match["qualifier"]) or None
         if function is None or (qualifier not in {None, "$LATEST"} and qualifier not in function.aliases):
-            arn = f"{name}:{qualifier}" if qualifier else name
+            arn = f"{name}:{qualifier}" if qualifier and not name.endswith(f":{qualifier}") else name
             raise Refusal(
                 http.HTTPStatus.NOT_FOUND, "ResourceNotFoundException", f"Function not found: {arn}"
             )

@@ -259,7 +259,7 @@ def sqs_client(queue_url: str, name: str) -> Any:
         import boto3  # noqa: PLC0415
     except ImportError as error:
         raise missing("boto3") from error
-    address = urllib.parse.urlsplit(queue_url)
+    address = urllib.parse.urlsplit(str(queue_url))
     if not (address.scheme and address.netloc):
         raise ValueError(f"{name} must be a queue's URL, as create_queue answers it, not {queue_url!r}")
     return boto3.client("sqs", endpoint_url=f"{address.scheme}://{address.netloc}")

@@ -230,6 +230,8 @@ LOOK_ALIKES: Final[dict[str, Any]] = {
     "empty": {},
     "a list of events": [EVENTS["appsync"]],
     "text": "requestContext",
+    "a text that names a flow": {"Details": "ContactData is missing"},
+    "a text that names a load balancer": {"requestContext": {"elb": "targetGroupArn"}},
     "no records": {"Records": []},
     "records that are none": {"Records": None},
     "a record of an unknown source": {"Records": [{"eventSource": "aws:kafka"}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import functools
 import math
 import sys
@@ -65,6 +66,19 @@ def test_a_look_alike_is_unknown(name: str) -> None:
     assert aws.caller_left(LOOK_ALIKES[name]) == math.inf
 
 
+class Odd(dict[str, Any]):
+    """What raises at a look."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError(key)
+
+
+def test_no_event_makes_it_raise() -> None:
+    """Whatever object the tests of a function pass."""
+    assert aws.caller(Odd()) is None
+    assert aws.caller_left(Odd()) == math.inf
+
+
 @pytest.mark.parametrize("known", aws.callers, ids=lambda known: known.name)
 def test_an_entry_is_whole(known: aws.Caller) -> None:
     """It says where it is from; who limits, waits; who does not wait, has neither limit nor clock."""
@@ -122,6 +136,14 @@ def test_a_limit_of_ones_own_counts_from_the_request() -> None:
     """An integration timeout that was raised replaces the default, and the start stays the event's."""
     assert aws.caller_left(rest_event(27.5), limit=60.0) == pytest.approx(32.5, abs=0.05)
     assert aws.caller_left({}, limit=7.0) == 7.0
+    assert aws.caller_left({}, limit=dt.timedelta(seconds=7)) == 7.0
+
+
+@pytest.mark.parametrize("limit", [-1, math.nan, "29", True])
+def test_a_limit_of_ones_own_is_checked(limit: Any) -> None:
+    """A sum that came out wrong limits nothing to nothing."""
+    with pytest.raises((TypeError, ValueError), match="^limit: "):
+        aws.caller_left({}, limit=limit)
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)

@@ -493,15 +493,16 @@ async def test_outside_of_an_invocation_there_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"hops": 0}, ValueError, "hops: 0 lets nothing run"),
+        ({"hops": 0}, ValueError, "hops: 0 lets nothing go on"),
         ({"hops": 1.5}, TypeError, "hops: expected a whole number"),
         ({"hops": True}, TypeError, "hops: expected a whole number"),
         ({"to": "queue"}, TypeError, 'to: expected "self", "return" or an `async def`'),
         ({"to": print}, TypeError, "to: expected"),
         ({"once": ""}, TypeError, "once: expected a text"),
         ({"once": 3}, TypeError, "once: expected a text"),
-        ({"version": 2}, TypeError, "version: expected a text"),
-        ({"limit": 0}, ValueError, "limit: 0"),
+        ({"version": 2}, TypeError, "version: expected a text such as version='2'"),
+        ({"limit": 0}, ValueError, "limit: 0 lets nothing go on"),
+        ({"force": "yes"}, TypeError, "force: expected True or False"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

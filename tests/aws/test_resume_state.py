@@ -6,8 +6,8 @@ import datetime as dt
 import decimal
 import enum
 import uuid
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict
+from dataclasses import InitVar, dataclass, field, replace
+from typing import Annotated, Any, Literal, NewType, NotRequired, TypedDict
 
 import pydantic
 import pytest
@@ -30,6 +30,23 @@ class Row(TypedDict):
 class Inner:
     name: str
     when: dt.datetime | None = None
+
+
+@dataclass(frozen=True)
+class Twin:
+    name: str
+    when: dt.datetime | None = None
+
+
+ROUND: list[Any] = []
+ROUND.append(ROUND)
+
+Number = NewType("Number", int)
+
+
+class Choice(TypedDict):
+    key: str
+    more: NotRequired[Inner]
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,14 @@ RICH = Rich(
     b"\x00\xff",
     {"deep": [1, None, True]},
 )
+
+
+@dataclass(frozen=True)
+class Guarded:
+    name: str
+
+    def __post_init__(self) -> None:
+        raise LookupError(self.name)
 
 
 class Model(pydantic.BaseModel):
@@ -110,6 +135,13 @@ def test_a_dataclass_comes_back_as_it_was() -> None:
         (tuple[int, ...], (1, 2)),
         (int | None, None),
         (Row, {"key": "a"}),
+        (Choice, {"key": "a"}),
+        (Choice, {"key": "a", "more": Inner("b")}),
+        (Number, Number(3)),
+        (Annotated[int, "a note"], 3),
+        (decimal.Decimal | str, "abc"),
+        (Inner | Row, {"key": "a"}),
+        (dt.date | dt.datetime, dt.datetime(2026, 1, 2, tzinfo=dt.UTC)),
         (Model, Model(name="a", when=dt.datetime(2026, 1, 2, tzinfo=dt.UTC), parts=[Inner("b")])),
     ],
 )
@@ -152,6 +184,15 @@ def test_what_is_plain_comes_back(value: Any) -> None:
         (Colour, "red"),
         (Model, SameModel(name="a")),
         (dt.date, dt.datetime(2026, 1, 2, tzinfo=dt.UTC)),
+        (str | dt.datetime, dt.datetime(2026, 1, 2, tzinfo=dt.UTC)),
+        (dt.datetime | str, "2026-01-02"),
+        (bytes | str, "abcd"),
+        (list[int] | tuple[int, ...], (1,)),
+        (Inner | Twin, Twin("a")),
+        (Row, {"key": 1}),
+        (Row, {}),
+        (float, 10**400),
+        (list, ROUND),
     ],
 )
 def test_what_would_come_back_as_another_is_refused(kind: Any, value: Any) -> None:
@@ -173,6 +214,10 @@ def test_what_would_come_back_as_another_is_refused(kind: Any, value: Any) -> No
         (tuple[int, ...], {"0": 1}),
         (uuid.UUID, 5),
         (dict, 1),
+        (float, 10**400),
+        (decimal.Decimal, "abc"),
+        (Row, {"key": "a", "more": 1}),
+        (Guarded, {"name": "a"}),
     ],
 )
 def test_what_is_no_state_is_not_read(kind: Any, parsed: Any) -> None:
@@ -213,6 +258,17 @@ class Strange:
     thread: object | set[int]
 
 
+@dataclass(frozen=True)
+class Tree:
+    left: Tree | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    size: InitVar[int]
+    name: str
+
+
 class Plain:
     pass
 
@@ -223,6 +279,8 @@ class Plain:
         (Changes, r"objects of Changes can be changed.*@dataclass\(frozen=True\)"),
         (Holds, r"objects of Changes can be changed"),
         (Strange, r"set\[int\] is nothing that JSON can hold.*@dataclass\(frozen=True\)"),
+        (Tree, "Tree contains itself.*pydantic"),
+        (Given, "Given is made with more than its fields.*size"),
         (Plain, "Plain is nothing that JSON can hold"),
         (dict[int, str], r"dict\[str, ...\]"),
         (bytes, "describe it by a frozen dataclass"),

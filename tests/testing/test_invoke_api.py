@@ -266,6 +266,10 @@ def test_add_checks_its_arguments(invoke_api: InvokeApi, code: Path) -> None:
         invoke_api.add("function.echo", path=code, name="b", timeout=0)
     with pytest.raises(ValueError, match="on_failure must be a queue's URL"):
         invoke_api.add("function.echo", path=code, name="b", on_failure="arn:aws:sqs:…")
+    with pytest.raises(ValueError, match="on_failure must be a queue's URL"):
+        invoke_api.add("function.echo", path=code, name="b", on_failure=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"aliases: .*\['live'\]"):
+        invoke_api.add("function.echo", path=code, name="b", aliases="live")
     with pytest.raises(TypeError, match="workers"):
         invoke_api.add("function.echo", path=code, name="b", workers=2)
     with pytest.raises(RuntimeError, match="not running"):
