@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 # Each lists its rules.
 from deadline.audit import _rules_calls, _rules_failures, _rules_machines, _rules_queues  # noqa: F401
-from deadline.audit._cost import DEFAULT_REGION, Prices, load, per_million
+from deadline.audit._cost import DEFAULT_REGION, Price, Prices, load, per_million
 from deadline.audit._marker import described
 from deadline.audit._model import DEFAULT_VISIBILITY, Function
 from deadline.audit._rule import RULES, Finding, internal, play
@@ -116,7 +116,12 @@ def _describe(
         world = next(world for world in worlds(template) if world.exists(resource))
         function = Function(world, resource)
         result.cascades[resource.name] = list(_cascade(function))
-        result.costs += _cost(function, result.region, prices, deadline)
+        price = prices.of(result.region, function.architecture)
+        if price is None:
+            why = f"no cost: no price for {function.architecture} in {result.region}: give one with --price"
+            result.skipped.append(Skip(resource.name, "", described(why), resource.line()))
+            return
+        result.costs.append(_cost(function, price, deadline))
     except StopIteration:
         result.skipped.append(
             Skip(resource.name, "", "its condition is never true", resource.line("Condition"))
@@ -142,15 +147,12 @@ def _cascade(function: Function) -> Iterator[Bar]:
     yield Bar(function.name, function.timeout, is_function=True)
 
 
-def _cost(function: Function, region: str, prices: Prices, given: float | None) -> Iterator[Cost]:
-    price = prices.of(region, function.architecture)
-    if price is None:
-        raise CannotTell(f"no price for {function.architecture} in {region}: give one with --price")
+def _cost(function: Function, price: Price, given: float | None) -> Cost:
     stated = function.stated("Deadline")
     until = given if stated is None else stated
     until = None if until is None else min(until, function.timeout)
     is_event = any(call.kind == "event" for call in function.calls())
-    yield Cost(
+    return Cost(
         function.name,
         function.memory,
         function.architecture,

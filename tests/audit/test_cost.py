@@ -65,6 +65,21 @@ def test_an_event_is_tried_three_times() -> None:
     assert [cost.tries for cost in audit(read(FUNCTION % ("", "arm64", get))).costs] == [1]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("Timeout: 60", "Timeout: -5"), ("MemorySize: 512", "MemorySize: -1")]
+)
+def test_nothing_costs_less_than_nothing(old: str, new: str) -> None:
+    """What no function can have is no number to reckon with."""
+    text = FUNCTION % ("", "arm64", "")
+    assert old in text
+    result = audit(read(text.replace(old, new)))
+    assert result.costs == []
+    name, _, value = new.partition(": ")
+    assert f"no cascade and no cost: {name} is {value}, which no function can have" in [
+        skip.why for skip in result.skipped
+    ]
+
+
 def test_prices_are_data() -> None:
     """Another list serves another region; without one that is said."""
     text = FUNCTION % ("", "arm64", "")
@@ -74,7 +89,7 @@ def test_prices_are_data() -> None:
     result = audit(read(text), region="eu-north-1")
     assert result.costs == []
     assert [skip.why for skip in result.skipped if "price" in skip.why] == [
-        "no cascade and no cost: no price for arm64 in eu-north-1: give one with --price"
+        "no cost: no price for arm64 in eu-north-1: give one with --price"
     ]
 
 
