@@ -146,6 +146,11 @@ class Breaker:
             raise TypeError(
                 f"name: expected a string, got {name!r} ({type(name).__name__}); write Breaker('orders')"
             )
+        if isinstance(counts, type):  # it can be called, and what that makes is always true
+            raise TypeError(
+                f"counts: {counts!r} is a class, not a function that tells of one; write "
+                f"counts=lambda error: isinstance(error, {counts.__name__})"
+            )
         if not callable(counts):
             raise TypeError(
                 f"counts: expected a function taking an error, got {counts!r} ({type(counts).__name__}); "

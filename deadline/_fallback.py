@@ -227,7 +227,11 @@ def _instead(key: Hashable, default: Any, cache: LastGood | None) -> Answer[Any]
     kept = None if cache is None else cache.get(key)
     if kept is not None or default is _NONE:
         return kept
-    return Answer(default() if callable(default) else default, "default", None)
+    value = default() if callable(default) else default
+    if inspect.iscoroutine(value):  # of a lambda or a partial, which do not show it before
+        value.close()
+        raise _would_be_waited_for(default)
+    return Answer(value, "default", None)
 
 
 def _is_of_a_deadline_around(error: BaseException) -> bool:
@@ -258,6 +262,13 @@ def _share(text: str) -> float:
     return share
 
 
+def _would_be_waited_for(default: object) -> TypeError:
+    return TypeError(
+        f"default: {default!r} would have to be waited for; a default is a value that is at hand, or a plain "
+        "function that makes one"
+    )
+
+
 def _check(call: Any, key: Any, default: Any, cache: Any) -> None:
     if not callable(call):
         if inspect.iscoroutine(call):
@@ -267,10 +278,7 @@ def _check(call: Any, key: Any, default: Any, cache: Any) -> None:
             "fallback(lambda: fetch(user), ...)"
         )
     if callable(default) and inspect.iscoroutinefunction(default):
-        raise TypeError(
-            f"default: {default!r} would have to be waited for; a default is a value that is at hand, or a "
-            "plain function that makes one"
-        )
+        raise _would_be_waited_for(default)
     try:
         hash(key)
     except TypeError:

@@ -664,6 +664,7 @@ _breaker: Any = Breaker
         (lambda: _breaker("x", recovery=-1), r"recovery: -1.0 is negative"),
         (lambda: _breaker("x", window="10"), r"window: expected seconds, got '10'"),
         (lambda: _breaker("x", counts=KeyError()), r"counts: expected a function"),
+        (lambda: _breaker("x", counts=KeyError), r"counts: .*KeyError.* is a class.*isinstance"),
         (lambda: _breaker("x")(not_async), r"expected an `async def`, got .*with breaker:"),
         (lambda: _breaker("x")(generator), r"expected an `async def`"),
     ],

@@ -130,6 +130,13 @@ async def test_a_default_that_fails_says_what_it_was_for(virtual_clock: object) 
     assert isinstance(caught.value.__context__, DownError)
 
 
+async def test_a_default_that_would_have_to_be_waited_for_is_refused(virtual_clock: object) -> None:
+    """A lambda hides it until it is called; it must not be given out as the answer."""
+    with pytest.raises(TypeError, match=r"default: .*would have to be waited for") as caught:
+        await fallback(answering(DownError()), default=lambda: later())  # noqa: PLW0108
+    assert isinstance(caught.value.__context__, DownError)
+
+
 async def test_what_was_hidden_is_told(virtual_clock: object, told: list[Event]) -> None:
     """As a warning, for nobody else tells; what a breaker refused was told when it opened."""
     breaker = Breaker("orders", failures=1)

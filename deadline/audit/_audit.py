@@ -112,21 +112,30 @@ def _describe(
     template: Template, resource: Resource, result: Audit, prices: Prices, deadline: float | None
 ) -> None:
     """The cascade and the cost of a function, in the first world in which it is deployed."""
+
+    def skip(why: str, *path: str) -> None:
+        result.skipped.append(Skip(resource.name, "", described(why), resource.line(*path)))
+
+    unknown: dict[str, list[str]] = {}
     try:
         world = next(world for world in worlds(template) if world.exists(resource))
         function = Function(world, resource)
-        result.cascades[resource.name] = list(_cascade(function))
-        result.costs += _cost(function, result.region, prices, deadline)
+        try:
+            result.cascades[resource.name] = list(_cascade(function))
+        except CannotTell as why:
+            unknown.setdefault(str(why), []).append("no cascade")
+        try:
+            result.costs.append(_cost(function, result.region, prices, deadline))
+        except CannotTell as why:
+            unknown.setdefault(str(why), []).append("no cost")
     except StopIteration:
-        result.skipped.append(
-            Skip(resource.name, "", "its condition is never true", resource.line("Condition"))
-        )
+        skip("its condition is never true", "Condition")
     except CannotTell as why:
-        result.skipped.append(
-            Skip(resource.name, "", described(f"no cascade and no cost: {why}"), resource.line())
-        )
+        skip(f"no cascade and no cost: {why}")
     except Exception as error:  # noqa: BLE001  # as in a rule
-        result.skipped.append(Skip(resource.name, "", internal(error), resource.line()))
+        skip(internal(error))
+    for reason, what in unknown.items():
+        skip(f"{' and '.join(what)}: {reason}")
 
 
 def _cascade(function: Function) -> Iterator[Bar]:
@@ -142,21 +151,22 @@ def _cascade(function: Function) -> Iterator[Bar]:
     yield Bar(function.name, function.timeout, is_function=True)
 
 
-def _cost(function: Function, region: str, prices: Prices, given: float | None) -> Iterator[Cost]:
+def _cost(function: Function, region: str, prices: Prices, given: float | None) -> Cost:
+    timeout = function.timeout  # first, so that it is why there is neither cascade nor cost
     price = prices.of(region, function.architecture)
     if price is None:
         raise CannotTell(f"no price for {function.architecture} in {region}: give one with --price")
     stated = function.stated("Deadline")
     until = given if stated is None else stated
-    until = None if until is None else min(until, function.timeout)
+    until = None if until is None else min(until, timeout)
     is_event = any(call.kind == "event" for call in function.calls())
-    yield Cost(
+    return Cost(
         function.name,
         function.memory,
         function.architecture,
-        function.timeout,
+        timeout,
         until,
-        per_million(price, function.memory, function.timeout),
+        per_million(price, function.memory, timeout),
         None if until is None else per_million(price, function.memory, until),
         1 + int(function.retries) if is_event else 1,
         function.stated("InvocationsPerSecond"),

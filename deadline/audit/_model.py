@@ -99,17 +99,12 @@ class Function:
     @property
     def timeout(self) -> float:
         """Seconds after which it is killed."""
-        timeout = self.world.number(self.resource.properties, "Timeout", default=DEFAULT_TIMEOUT)
-        assert timeout is not None
-        return timeout
+        return self._positive("Timeout", DEFAULT_TIMEOUT)
 
     @property
     def memory(self) -> float:
         """Megabytes."""
-        return (
-            self.world.number(self.resource.properties, "MemorySize", default=DEFAULT_MEMORY)
-            or DEFAULT_MEMORY
-        )
+        return self._positive("MemorySize", DEFAULT_MEMORY)
 
     @property
     def architecture(self) -> str:
@@ -135,6 +130,13 @@ class Function:
         number = self.world.number({name: value}, name) if (value := self.fact(name)) is not None else None
         if number is not None and number <= 0:
             raise CannotTell(f"{name} is stated as {number:g}; it must be more than 0")
+        return number
+
+    def _positive(self, name: str, default: float) -> float:
+        number = self.world.number(self.resource.properties, name, default=default)
+        assert number is not None
+        if number <= 0:
+            raise CannotTell(f"{name} is {number:g}, which no function can have")
         return number
 
     def is_in(self, text: str) -> bool:

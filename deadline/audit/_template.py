@@ -38,6 +38,8 @@ SECTIONS: Final = frozenset(
         "Outputs", "Parameters", "Resources", "Rules", "Transform",
     }
 )  # fmt: skip
+_NOT_RUN: Final = "Fn::Transform is not run: what it adds is not seen"
+_NO_RESOURCE: Final = "it is no resource: it has no Type, or a name of other than letters and digits"
 _NAME_IN_ARN: Final = re.compile(r":function:([^/:\"]+(?:\$\{[^}]*\}[^/:\"]*)*)")
 
 
@@ -197,7 +199,7 @@ def from_body(
     resources = {}
     for key, value in body["Resources"].items():
         if not isinstance(key, str) or not key.isalnum() or not isinstance(entry(value, "Type"), str):
-            why = "it is no resource: it has no Type, or a name of other than letters and digits"
+            why = _NOT_RUN if entry(value, "Fn::Transform") else _NO_RESOURCE
             skipped.append(Skip(described(str(key)), "", why, line_of(key)))
             continue
         resources[key] = resource = Resource(key, value["Type"], value)
@@ -253,6 +255,7 @@ def _parse(text: str, name: str) -> Any:
 
 
 def _transformed(body: dict[str, Any], name: str, skipped: list[Skip]) -> dict[str, Any]:
+    written = {key: entry(value, "Properties") for key, value in body["Resources"].items()}
     template = LintTemplate(name, body, ["us-east-1"])
     try:
         errors = template.transform()
@@ -263,7 +266,20 @@ def _transformed(body: dict[str, Any], name: str, skipped: list[Skip]) -> dict[s
         skipped.append(Skip("", "", f"Globals or Fn::ForEach could not be expanded: {why}", 0))
         return body
     expanded: dict[str, Any] = template.template
+    for key, resource in expanded["Resources"].items():
+        _take_lines(entry(resource, "Properties"), written.get(key))
     return expanded
+
+
+def _take_lines(merged: Any, own: Any) -> None:
+    """Give what a resource says itself its own line: merging leaves the keys of `Globals`."""
+    if not isinstance(merged, dict) or not isinstance(own, dict) or merged is own:
+        return
+    for key in own:
+        if key in merged:
+            value = merged.pop(key)
+            merged[key] = value
+            _take_lines(value, own[key])
 
 
 def _left_out(body: dict[str, Any]) -> Iterator[Skip]:
@@ -315,7 +331,7 @@ def _why_unseen(resource: Resource) -> str:
     if resource.type.endswith("::MODULE"):
         return f"the module {described(resource.type)} is not expanded: what it holds is not seen"
     if any("Fn::Transform" in node for node in nodes(resource.body)):
-        return "Fn::Transform is not run: what it adds is not seen"
+        return _NOT_RUN
     return ""
 
 

@@ -79,5 +79,7 @@ class _Watched:
     ) -> None:
         if isinstance(exc, CancelledError) and self._call.error is not None:
             self._breaker.leave(well=not self._breaker.counts(self._call.error()))  # type: ignore[arg-type]
+        elif isinstance(exc, Exception) and self._call.error is None and self._call.outcome == "not sent":
+            self._breaker.leave(well=None)  # botocore found fault with it before it asked anybody
         else:
             self._breaker.__exit__(exc_type, exc, traceback)

@@ -27,13 +27,15 @@ EXAMPLES = ROOT / "examples"
 CLEAN = "Resources: {F: {Type: AWS::Lambda::Function, Properties: {Timeout: 3}}}"
 LINT = "import sys; from cfnlint.runner import main; del sys.argv[0]; main()"
 SLOW = "Resources: {F: {Type: AWS::Lambda::Function, Properties: {Timeout: 900}}}"
+STAGED = CLEAN + "\nParameters: {Stage: {Type: String, AllowedValues: [dev, prod]}}"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with two templates."""
+    """The current folder, with three templates."""
     (tmp_path / "clean.yaml").write_text(CLEAN)
     (tmp_path / "slow.yaml").write_text(SLOW)
+    (tmp_path / "staged.yaml").write_text(STAGED)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -77,7 +79,16 @@ def test_a_template_comes_from_standard_input(folder: Path) -> None:
         (["slow.yaml", "--parameter", "Stage=prod"], "no template has a parameter 'Stage'"),
         (["slow.yaml", "--fact", "F.Colour=red"], "write FUNCTION.NAME=value with a NAME of SecondsPerItem"),
         (["slow.yaml", "--fact", "G.Deadline=5"], "no template has a function 'G'"),
+        (["slow.yaml", "--fact", "F.Deadline=soon"], "--fact: F.Deadline is a number above 0, not 'soon'"),
+        (["slow.yaml", "--fact", "F.SecondsPerItem=-1"], "--fact: F.SecondsPerItem is a number above 0, not"),
+        (["slow.yaml", "--fact", "F.Idempotent=yes"], "--fact: F.Idempotent is true or false, not 'yes'"),
         (["slow.yaml", "--deadline", "0"], "Invalid value for '--deadline'"),
+        (["slow.yaml", "--deadline", "nan"], "--deadline: nan is no number of seconds"),
+        (["slow.yaml", "--deadline", "inf"], "--deadline: inf is no number of seconds"),
+        (["slow.yaml", "--ignore", "W9999"], "--ignore: no rule begins with 'W9999'"),
+        (["slow.yaml", "--ignore", ""], "--ignore: no rule begins with ''"),
+        (["slow.yaml", "--ignore", "W9713,W9712"], "--ignore: no rule begins with 'W9713,W9712'"),
+        (["staged.yaml", "--parameter", "Stage=pord"], "--parameter: Stage is one of dev, prod, not 'pord'"),
         (["slow.yaml", "--price", "slow.yaml"], "--price: no JSON"),
         (["slow.yaml", "--price", "missing"], "No such file"),
     ],
@@ -125,6 +136,7 @@ def test_parameters_facts_and_silencing_come_from_outside() -> None:
     assert "W9711" in rules()
     assert "W9711" not in rules("--parameter", "Stage=prod")
     assert "W9710" not in rules("--parameter", "Stage=dev")
+    assert "W9710" in rules("--parameter", "AWS::AccountId=123456789012")
     assert "W9723" in rules("--fact", "Invoice.SecondsPerItem=5")
     assert "W9750" in rules("--fact", "Checkout.InvocationsPerSecond=50")
     assert "W9733" not in rules("--fact", "Invoice.Idempotent=true")

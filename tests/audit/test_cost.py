@@ -65,6 +65,34 @@ def test_an_event_is_tried_three_times() -> None:
     assert [cost.tries for cost in audit(read(FUNCTION % ("", "arm64", get))).costs] == [1]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("Timeout: 60", "Timeout: -5", "no cascade and no cost: Timeout is -5"),
+        ("MemorySize: 512", "MemorySize: -1", "no cost: MemorySize is -1"),
+    ],
+)
+def test_nothing_costs_less_than_nothing(old: str, new: str, why: str) -> None:
+    """What no function can have is no number to reckon with."""
+    text = FUNCTION % ("", "arm64", "")
+    assert old in text
+    result = audit(read(text.replace(old, new)))
+    assert result.costs == []
+    assert f"{why}, which no function can have" in [skip.why for skip in result.skipped]
+
+
+def test_a_cost_needs_no_cascade() -> None:
+    """A source of another stack hides what the cascade is, and not what the function costs."""
+    mapping = (
+        "  M: {Type: AWS::Lambda::EventSourceMapping, "
+        "Properties: {FunctionName: !Ref F, EventSourceArn: !ImportValue queue}}"
+    )
+    result = audit(read(FUNCTION % ("", "arm64", "") + mapping))
+    assert [cost.hung for cost in result.costs] == [pytest.approx(30 * 13.3334 + 0.20)]
+    assert result.cascades == {}
+    assert "no cascade: EventSourceArn is Fn::ImportValue: queue" in [skip.why for skip in result.skipped]
+
+
 def test_prices_are_data() -> None:
     """Another list serves another region; without one that is said."""
     text = FUNCTION % ("", "arm64", "")
@@ -74,7 +102,7 @@ def test_prices_are_data() -> None:
     result = audit(read(text), region="eu-north-1")
     assert result.costs == []
     assert [skip.why for skip in result.skipped if "price" in skip.why] == [
-        "no cascade and no cost: no price for arm64 in eu-north-1: give one with --price"
+        "no cost: no price for arm64 in eu-north-1: give one with --price"
     ]
 
 

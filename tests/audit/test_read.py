@@ -186,3 +186,37 @@ def test_two_thousand_resources_take_less_than_ten_seconds() -> None:
     assert len(template.resources) == 2_000
     assert len(result.findings) == 5_000
     assert not result.skipped
+
+
+def test_a_line_is_that_of_the_function_and_not_of_globals() -> None:
+    """Where both have a property, the function's own holds, at any depth."""
+    template = read("""
+Transform: AWS::Serverless-2016-10-31
+Globals:
+  Function:
+    Timeout: 3
+    Environment: {Variables: {A: a}}
+Resources:
+  F:
+    Type: AWS::Serverless::Function
+    Properties:
+      Timeout: 900
+      Environment:
+        Variables:
+          A: b
+  G:
+    Type: AWS::Serverless::Function
+    Properties: {Handler: a}
+""")
+    function, other = template.resources["F"], template.resources["G"]
+    assert function.properties["Timeout"] == 900
+    assert function.line("Properties", "Timeout") == 11
+    assert function.line("Properties", "Environment", "Variables", "A") == 14
+    assert other.line("Properties", "Timeout") == 5
+
+
+def test_what_a_transform_would_bring_is_said_by_its_name() -> None:
+    """Also where it stands for the whole of a resource."""
+    template = read("Resources: {Inc: {'Fn::Transform': {Name: 'AWS::Include'}}}")
+    [skip] = template.skipped
+    assert (skip.resource, skip.why) == ("Inc", "Fn::Transform is not run: what it adds is not seen")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiobotocore.session import get_session
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, ReadTimeoutError
 
 from deadline import (
     Breaker,
@@ -220,3 +220,36 @@ def test_what_makes_no_breaker_is_refused(breaker: Any) -> None:
     """With what to write instead."""
     with pytest.raises(TypeError, match=r"breaker: expected what makes a breaker .* write breaker=Breaker"):
         _install(get_session(), breaker=breaker)
+
+
+@pytest.mark.parametrize("under", [True, False], ids=["deadline", "no deadline"])
+async def test_a_call_that_was_never_sent_says_nothing(
+    connect: Connect, script: Script, *, under: bool
+) -> None:
+    """A wrong parameter is the caller's own mistake, and must not close the door on the others."""
+    make, made = making(failures=2)
+    client = aws.install(await connect(url=script.url), breaker=make)
+    async with deadline(20.0 if under else None):
+        wrong: list[dict[str, Any]] = [{"TableName": 3, "Key": {}}, {"TableName": "t", "Key": {"a": 3}}, {}]
+        for parameters in wrong:
+            for _ in range(2):
+                with pytest.raises(BotoCoreError):
+                    await client.get_item(**parameters)
+        await client.get_item(TableName="t", Key={"a": {"S": "b"}})
+    assert script.requests.count("dynamodb_20120810.getitem") == 1
+    assert [made[name].state for name in made if "GetItem" in name] == ["closed"]
+
+
+@pytest.mark.parametrize("under", [True, False], ids=["deadline", "no deadline"])
+async def test_a_connection_that_is_refused_counts(
+    connect: Connect, unused_tcp_port: int, *, under: bool
+) -> None:
+    """That nobody listens is the dependency's failure, though nothing was sent."""
+    make, made = making(failures=2)
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    client = aws.install(await connect(url=url, warm=False, retries=ONCE), breaker=make)
+    async with deadline(20.0 if under else None):
+        for _ in range(2):
+            with pytest.raises(EndpointConnectionError):
+                await client.list_tables()
+    assert [made[name].state for name in made if "ListTables" in name] == ["open"]
