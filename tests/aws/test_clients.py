@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from deadline import DeadlineExceeded, Event, InsufficientTime, aws, deadline
 from deadline._sighting import Call, calls
-from deadline.aws._clients import AttemptTimeoutError
+from deadline.aws._sending import AttemptTimeoutError
 from deadline.testing import Delay, Exchange, FaultProxy, Stall
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ async def test_the_report_names_the_call(connect: Connect, fault_proxy: FaultPro
     assert functions[0] == "test_the_report_names_the_call"
     assert functions[1].endswith("outer")
     assert "DeadlineClient._make_api_call" in functions
-    assert functions.index("AIOHTTPSession.send") > functions.index("_send")
+    assert functions.index("AIOHTTPSession.send") > functions.index("send_attempt")
     assert caught.value.report.tasks[0].awaiting[0].file == __file__
 
 

@@ -17,7 +17,9 @@ from aiobotocore.session import get_session
 
 import deadline as deadline_package
 from deadline import DeadlineExceeded, Event, InsufficientTime, aws, current, deadline
-from deadline.aws._clients import DeadlineClient, Gate, _configured_attempts, _send, _wire
+from deadline.aws._call import configured_attempts
+from deadline.aws._clients import DeadlineClient, Gate, _wire
+from deadline.aws._sending import send_attempt
 from deadline.testing import Delay, FaultProxy, MotoServer, Stall
 
 if TYPE_CHECKING:
@@ -159,7 +161,7 @@ async def test_twice_does_no_harm(
         assert type(client).__mro__.count(DeadlineClient) == 1
         http: Any = client._endpoint.http_session  # type: ignore[attr-defined]  # it is private
         send, gate = http.send, retry_handler(client)
-        assert send.func is _send
+        assert send.func is send_attempt
         assert not isinstance(send.args[0], functools.partial)
         assert isinstance(gate, Gate)
         assert not isinstance(gate._handler, Gate)
@@ -338,13 +340,13 @@ async def test_the_default_number_of_attempts_is_the_sdks(connect: Connect, serv
         attempts = handler._checker._max_attempts
     else:
         attempts = handler.__self__._retry_policy._retry_checker._max_attempts_checker._max_attempts
-    assert _configured_attempts(client) == attempts
+    assert configured_attempts(client) == attempts
 
 
 @pytest.mark.parametrize("retries", [{"max_attempts": 2}, {"total_max_attempts": 3, "mode": "adaptive"}])
 async def test_the_configured_number_of_attempts(connect: Connect, retries: dict[str, Any]) -> None:
     """Whether retries or attempts were configured, we count attempts."""
-    assert _configured_attempts(await connect(warm=False, retries=retries)) == 3
+    assert configured_attempts(await connect(warm=False, retries=retries)) == 3
 
 
 async def test_a_client_is_wired_at_its_first_call_in_a_deadline(connect: Connect) -> None:
