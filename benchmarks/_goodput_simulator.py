@@ -13,6 +13,7 @@ import sys
 from deadline.aws import _attempts as A
 from deadline.aws._attempts import Limits, attempt_limit, backoff, fits, hedge_after
 from deadline.aws._latency import Latency
+from deadline.aws._hedging import Budget
 
 @dataclass(frozen=True)
 class Column:
@@ -117,10 +118,10 @@ class Ours:
         self.name=name;self.hedge=hedge;self.attempts=attempts;self.delay=legacy
     G=1.0
     def process(self,rng):
-        p=Ours(self.name,self.hedge,self.attempts); p.latency=Latency(); return p
+        p=Ours(self.name,self.hedge,self.attempts); p.latency=Latency(); p.budget=Budget(); return p
     def call(self,world,number,now,end,rng):
         lat=self.latency
-        
+        self.budget.earn()
         attempt=1; retries=0; lim=Limits(); spent=0.0
         def plan(left,further,lim,lat):
             l=attempt_limit(left,further,lim,lat)
@@ -153,7 +154,7 @@ class Ours:
                         if spent: lat.tried_again(faster=t-f[0]<=spent)
                         for g in flights: lat.given_up(t-g[0])
                         return "ok"
-                    if f[1]==THROTTLE: lat.throttled()
+                    if f[1]==THROTTLE: self.budget.throttled()
                     failed=f[1]; now=t
                     if not flights: break
                 elif t==hedge_at:
@@ -161,7 +162,7 @@ class Ours:
                     again=sent+hedge_after(end-sent,self.attempts-attempt,lim,lat)
                     if again>t+1e-6: hedge_at=again; continue
                     hedge_at=math.inf
-                    if lat.pay() :
+                    if self.budget.spend() :
                         attempt+=1
                         flights.append((t,)+world.send(number,attempt,t))
                         spent=max(spent,t-now); lim2=plan(end-t,self.attempts-attempt,lim,lat)

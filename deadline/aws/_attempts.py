@@ -36,6 +36,9 @@ connection takes several times that; `limits(min_attempt=...)` sets your own."""
 MIN_LIMIT: Final = 0.050
 """Seconds under which an attempt is not given up: so long may our own loop be busy."""
 
+COLD_LIMIT: Final = 0.200
+"""The same before this operation was ever answered: a first attempt may have to connect."""
+
 MIN_HEDGE: Final = 0.020
 """Seconds before which no further attempt joins one in flight."""
 
@@ -82,7 +85,7 @@ def attempt_limit(left: float, further: int, limits: Limits, latency: Latency) -
     """
     if limits.per_attempt is not None:
         return limits.per_attempt
-    if further <= 0 or left == math.inf:
+    if further <= 0 or not 0.0 < left < math.inf:
         return math.inf
     return _best(left, limits, latency, beside=False)
 
@@ -92,7 +95,7 @@ def hedge_after(left: float, further: int, limits: Limits, latency: Latency) -> 
 
     Arguments and result as of `attempt_limit`; `inf` for never.
     """
-    if further <= 0 or left == math.inf:
+    if further <= 0 or not 0.0 < left < math.inf:
         return math.inf
     return _best(left, limits, latency, beside=True)
 
@@ -101,6 +104,8 @@ def _best(left: float, limits: Limits, latency: Latency, *, beside: bool) -> flo
     """After how long the next attempt is sent: instead of a silent one, or beside it; `inf` for never."""
     within, spent, luck = latency.within, latency.spent, latency.luck
     least, pause, price = (MIN_HEDGE, 0.0, HEDGE_PRICE) if beside else (MIN_LIMIT, PAUSE, PRICE)
+    if not latency.known:
+        least = COLD_LIMIT
     last = min(bisect_left(EDGES, left, 1), BUCKETS - 1)
     part = min(1.0, (left - EDGES[last - 1]) * _PER_WIDTH[last])
     most = within[last - 1] + part * (within[last] - within[last - 1])

@@ -79,13 +79,14 @@ class Latency:
     """The estimate.
 
     Attributes:
+        known: Whether it was ever answered.
         within: How probable it is that an attempt is answered within each of `EDGES`.
         spent: The seconds that these answers take, times their probability.
         luck: How often another attempt was faster than the one that it was made for. Where a request is slow
             by itself, whoever sends it, that is seldom, and giving up makes no sense.
     """
 
-    __slots__ = ("_answered", "_given_up", "_odds", "_seen", "_weight", "luck", "spent", "within")
+    __slots__ = ("_answered", "_given_up", "_odds", "_seen", "_weight", "known", "luck", "spent", "within")
 
     def __init__(self) -> None:
         self._answered = array("f", bytes(4 * BUCKETS))
@@ -93,6 +94,7 @@ class Latency:
         self._weight = 1.0  # of the next: older ones weigh less because newer ones weigh more
         self._odds = 0.0
         self._seen = 0
+        self.known = False
         self.luck = _LUCK
         self.within: Sequence[float] = ()
         self.spent: Sequence[float] = ()
@@ -100,6 +102,7 @@ class Latency:
 
     def answered(self, seconds: float) -> None:
         """An attempt was answered after so long."""
+        self.known = True
         at = _bucket(seconds)
         low, high = max(at - 2, 0), min(at + 1, BUCKETS - 1)  # its neighbours too: what was learnt is ragged
         known = self.within[high] - self.within[low]
