@@ -1,304 +1,332 @@
-"""The goodput benchmark without a network: the same faults, the same planner, a clock that jumps."""
+"""The goodput benchmark without a network: the same fates, the same planner, a clock that jumps."""
 
 from __future__ import annotations
 
 import heapq
 import math
 import random
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Final, Literal
 
-import sys
-from deadline.aws import _attempts as A
-from deadline.aws._attempts import Limits, attempt_limit, backoff, fits, hedge_after
-from deadline.aws._latency import Latency
+from _goodput_model import INVOCATIONS, Column, Kind, Place
+from _harness import quantile
+
+from deadline.aws._attempts import Limits, attempt_limit, attempts_left, backoff, fits, hedge_after
 from deadline.aws._hedging import Budget
+from deadline.aws._latency import Latency
 
-@dataclass(frozen=True)
-class Column:
-    name: str
-    median: float = 0.020
-    sigma: float = 0.4
-    hang: float = 0.0
-    straggle: float = 0.0
-    factor: float = 40.0
-    drip: float = 0.0
-    reset: float = 0.0
-    burst: float = 0.0      # seconds of throttling in each period
-    period: float = 1.0
-    dead_address: bool = False
-    heavy: float = 0.0
-    degrades: float = 1.0   # median times this in the middle half of a process
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
-HEALTHY = Column("healthy")
-COLUMNS = [
-    replace(HEALTHY, name="3 % hang", hang=.03),
-    replace(HEALTHY, name="10 % hang", hang=.10),
-    replace(HEALTHY, name="slow", median=.25),
-    replace(HEALTHY, name="slow + 3 % hang", median=.25, hang=.03),
-    replace(HEALTHY, name="5 % 40x", straggle=.05),
-    HEALTHY,
-    replace(HEALTHY, name="throttling", burst=.3),
-    replace(HEALTHY, name="10 % reset", reset=.10),
-    replace(HEALTHY, name="5 % drip", drip=.05),
-    replace(HEALTHY, name="dead address", dead_address=True),
-    replace(HEALTHY, name="5% heavy calls", heavy=.05),
-    replace(HEALTHY, name="degrades", degrades=12.5),
-]
-def drawn(seed):
-    r = random.Random(seed)
-    return Column(f"drawn", median=math.exp(r.uniform(math.log(.005), math.log(.3))), sigma=r.uniform(.2,.8),
-        hang=r.choice((0,r.uniform(0,.12))), straggle=r.choice((0,r.uniform(0,.1))), factor=r.uniform(5,50), reset=r.choice((0,r.uniform(0,.1))), drip=r.choice((0,r.uniform(0,.05))))
+    from _goodput_model import Fate
 
-ANSWER, SILENCE, DRIP, RESET, THROTTLE = range(5)
+    Call = Generator[float, None, bool]
+    """One call: gives the instants at which it goes on, and whether it was answered."""
 
+OVERHEAD: Final = 0.003
+"""Seconds that the SDK and the loop add to an answer."""
+
+LEGACY_ATTEMPTS: Final = 10
+"""Of a DynamoDB client."""
+
+_TICK: Final = 1e-6
+
+
+@dataclass
 class World:
-    """One invocation's network."""
-    def __init__(self, column, rng, degraded_from=math.inf, degraded_to=-math.inf):
-        self.c=column; self.rng=rng; self.tables={}
-        self.phase=rng.random()*column.period
-        self.rot=rng.randrange(2); self.idle=0
-        self.degraded=(degraded_from,degraded_to)
-        self.requests=0
-    def draws(self, call, attempt):
-        key=(call,attempt)
-        t=self.tables.get(key)
-        if t is None:
-            r=random.Random(self.seed*1000003+call*1009+attempt)
-            t=self.tables[key]=(r.gauss(0,1), r.random(), r.random())
-        return t
-    def send(self, call, attempt, now):
-        self.requests+=1
-        c=self.c
-        z,u,_=self.draws(call,attempt)
-        if c.dead_address:
-            if self.idle: self.idle-=1
+    """The network of one invocation."""
+
+    column: Column
+    seed: int
+    process: int
+    invocation: int
+    requests: int = 0
+    idle: int = 0
+    _address: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._address = self.column.first_address(self.seed, Place(self.process, self.invocation, 0))
+
+    def send(self, call: int, attempt: int, now: float) -> Fate:
+        """Send a request: what becomes of it, at which instant."""
+        self.requests += 1
+        place = Place(self.process, self.invocation, call)
+        fate = self.column.fate(self.seed, place, attempt, now)
+        if self.column.dead_address and self.invocation >= 0:
+            if self.idle:
+                self.idle -= 1
             else:
-                self.rot^=1
-                if self.rot: return SILENCE, math.inf
-        m=c.median
-        if self.degraded[0]<=call<self.degraded[1]: m*=c.degrades
-        if c.heavy and random.Random(self.seed*31+call).random()<c.heavy: m*=c.factor
-        t=m*math.exp(c.sigma*z)
-        if c.burst and (now+self.phase)%c.period<c.burst: return THROTTLE, now+.005
-        for kind,p in ((SILENCE,c.hang),(DRIP,c.drip),(RESET,c.reset),(-1,c.straggle)):
-            if u<p:
-                if kind==SILENCE: return SILENCE, math.inf
-                if kind==DRIP: return DRIP, math.inf
-                if kind==RESET: return RESET, now+t/2
-                return ANSWER, now+t*c.factor
-            u-=p
-        return ANSWER, now+t
+                self._address ^= 1
+                if not self._address:
+                    return fate._replace(kind=Kind.SILENCE, seconds=math.inf)
+        return fate._replace(seconds=now + fate.seconds + OVERHEAD)
 
-def legacy(rng,n): return 0.05*2**(n-1)
-def standard(rng,n): return min(rng.random()*2**(n-1),20)
+    def ended(self, kind: Kind) -> None:
+        """A request has ended: its connection may be used again."""
+        self.idle += kind in {Kind.ANSWER, Kind.THROTTLE}
 
-class Plain:
-    def __init__(self,name,read=60.0,attempts=10,delay=legacy):
-        self.name=name;self.read=read;self.attempts=attempts;self.delay=delay
-    def process(self,rng): return self
-    def call(self,world,number,now,end,rng):
-        for n in count(1):
-            kind,at=world.send(number,n,now)
-            if kind==ANSWER and at<=now+self.read:
-                if at>end: return
-                yield at; world.idle+=1; return "ok"
-            now = min(at,now+self.read) if kind!=DRIP else math.inf
-            if kind in (THROTTLE,): now=at
-            if kind==THROTTLE: world.idle+=1
-            if n>=self.attempts or now>=end: return
-            now+=self.delay(rng,n)
-            if now>=end: return
+
+def legacy(retry: int, chance: random.Random) -> float:
+    """Seconds of backoff before a DynamoDB client's retry in legacy mode: botocore/data/_retry.json."""
+    return 0.05 * 2.0 ** (retry - 1)
+
+
+def standard(retry: int, chance: random.Random) -> float:
+    """The same in standard mode: botocore/retries/standard.py."""
+    return min(20.0, chance.random() * 2.0 ** (retry - 1))
+
+
+class Policy(ABC):
+    """How a call is tried, in one process."""
+
+    @abstractmethod
+    def call(self, world: World, number: int, now: float, end: float, chance: random.Random) -> Call:
+        """Make a call."""
+
+
+@dataclass
+class Fixed(Policy):
+    """Timeouts of the socket that stay the same: what a client's configuration can say."""
+
+    read: float = 60.0
+    attempts: int = LEGACY_ATTEMPTS
+    delay: Callable[[int, random.Random], float] = legacy
+
+    def call(self, world: World, number: int, now: float, end: float, chance: random.Random) -> Call:
+        """Make a call."""
+        for attempt in count(1):
+            kind, at = world.send(number, attempt, now)
+            if kind is not Kind.DRIP:  # each byte that drips starts the read timeout anew
+                at = min(at, now + self.read)
+            if at >= end:
+                return False
+            yield at
+            if kind is Kind.ANSWER and at < now + self.read:
+                world.ended(kind)
+                return True
+            if kind is Kind.THROTTLE:
+                world.ended(kind)
+            now = at + self.delay(attempt, chance)
+            if attempt >= self.attempts or now >= end:
+                return False
             yield now
+        raise AssertionError
 
-GROWTH=1.0
-class Ours:
-    def __init__(self,name,hedge=False,attempts=10):
-        self.name=name;self.hedge=hedge;self.attempts=attempts;self.delay=legacy
-    G=1.0
-    def process(self,rng):
-        p=Ours(self.name,self.hedge,self.attempts); p.latency=Latency(); p.budget=Budget(); return p
-    def call(self,world,number,now,end,rng):
-        lat=self.latency
-        self.budget.earn()
-        attempt=1; retries=0; lim=Limits(); spent=0.0
-        def plan(left,further,lim,lat):
-            l=attempt_limit(left,further,lim,lat)
-            return l
-        while True:
-            left=end-now
-            if not fits(left,lim): return
-            further=self.attempts-attempt
-            limit=plan(left,further,lim,lat)
-            flights=[(now,)+world.send(number,attempt,now)]
-            cut=now+limit
-            hedge_at=math.inf
-            if self.hedge:
-                hedge_at=now+hedge_after(left,further,lim,lat)
-            failed=None
-            while True:
-                done=min(f[2] for f in flights)
-                t=min(done,cut,hedge_at)
-                if t>=end:
-                    yield end
-                    for g in flights: lat.given_up(end-g[0])
-                    return
-                yield t
-                if t==done:
-                    f=next(f for f in flights if f[2]==t)
-                    flights.remove(f)
-                    world.idle+=f[1] in (ANSWER,THROTTLE)
-                    if f[1]==ANSWER:
-                        lat.answered(t-f[0])
-                        if spent: lat.tried_again(faster=t-f[0]<=spent)
-                        for g in flights: lat.given_up(t-g[0])
-                        return "ok"
-                    if f[1]==THROTTLE: self.budget.throttled()
-                    failed=f[1]; now=t
-                    if not flights: break
-                elif t==hedge_at:
-                    sent=flights[-1][0]
-                    again=sent+hedge_after(end-sent,self.attempts-attempt,lim,lat)
-                    if again>t+1e-6: hedge_at=again; continue
-                    hedge_at=math.inf
-                    if self.budget.spend() :
-                        attempt+=1
-                        flights.append((t,)+world.send(number,attempt,t))
-                        spent=max(spent,t-now); lim2=plan(end-t,self.attempts-attempt,lim,lat)
-                        cut=t+lim2
-                        if attempt<self.attempts:
-                            hedge_at=t+hedge_after(end-t,self.attempts-attempt,lim,lat)
+
+@dataclass
+class Planned(Policy):
+    """Ours: what `deadline.aws` does with a DynamoDB client of the default configuration."""
+
+    hedge: bool = False
+    latency: Latency = field(default_factory=Latency)
+    budget: Budget = field(default_factory=Budget)
+
+    def call(self, world: World, number: int, now: float, end: float, chance: random.Random) -> Call:
+        """Make a call, as `_clients` and `_sending` do."""
+        limits, latency, attempt, given_up_after = Limits(), self.latency, 1, 0.0
+        if self.hedge:
+            self.budget.earn()
+        for retry in count(1):
+            if not fits(end - now, limits):
+                return False
+            flights = [(now, world.send(number, attempt, now))]
+            latest, beside, limit = now, self.hedge, math.inf
+            failure: float | None = None
+            while flights:
+                decide = hedge_after if beside and attempt < LEGACY_ATTEMPTS else attempt_limit
+                further = attempts_left(attempt, LEGACY_ATTEMPTS, limits)
+                limit = decide(end - latest, further, limits, latency)
+                due = latest + limit
+                if due > now + _TICK:
+                    flight = min(flights, key=lambda flight: flight[1].seconds)
+                    sent, (kind, at) = flight
+                    now = min(at, due)
+                    if now >= end:
+                        yield end
+                        self._lost(flights, end)
+                        return False
+                    yield now
+                    if now < at:
+                        continue  # and decide again: other calls may have told what they saw
+                    flights.remove(flight)
+                    world.ended(kind)
+                    if kind is Kind.ANSWER:
+                        latency.answered(now - sent)
+                        if given_up_after:
+                            latency.tried_again(faster=now - sent <= given_up_after)
+                        self._lost(flights, now)
+                        return True
+                    if kind is Kind.THROTTLE:
+                        self.budget.throttled()
+                    beside = False
+                elif decide is hedge_after:
+                    beside = self.budget.spend()
+                    if beside:
+                        attempt += 1
+                        given_up_after = max(given_up_after, now - latest)
+                        flights.append((now, world.send(number, attempt, now)))
+                        latest = now
                 else:
-                    sent=flights[-1][0]
-                    again=sent+plan(end-sent,self.attempts-attempt,lim,lat)
-                    if again>t+1e-6: cut=again; continue
-                    for g in flights: lat.given_up(t-g[0])
-                    if spent: lat.tried_again(faster=False)
-                    spent=max(spent,t-sent)
-                    failed=SILENCE; now=t; break
-            if attempt>=self.attempts: return
-            retries+=1
-            pause=backoff(self.delay(rng,retries),end-now,limit if failed==SILENCE else None)
-            if not fits(end-now,lim,pause): return
-            now+=pause
-            attempt+=1
+                    if given_up_after:
+                        latency.tried_again(faster=False)
+                    self._lost(flights, now)
+                    given_up_after, failure = max(given_up_after, limit), limit
+                    flights.clear()
+            if attempt >= LEGACY_ATTEMPTS:
+                return False
+            pause = backoff(legacy(retry, chance), end - now, failure)
+            if not fits(end - now, limits, pause):
+                return False
+            attempt += 1
+            now += pause
             yield now
+        raise AssertionError
 
-class SketchCut:
-    hedge=False
-    def __init__(self,name): self.name=name
-    def process(self,rng): p=SketchCut(self.name); p.seen=[]; return p
-    def q(self,x):
-        s=sorted(self.seen)
-        return s[int(x*(len(s)-1))] if len(s)>=5 else None
-    def call(self,world,number,now,end,rng):
-        q=self.q(.99); base=q if q else .5
-        for n in range(1,7):
-            limit=base*1.3**(n-1) if n<6 else math.inf
-            kind,at=world.send(number,n,now)
-            if min(at,now+limit)>=end: return
-            if at<=now+limit:
-                yield at
-                if kind==ANSWER: self.seen.append(at-now); self.seen=self.seen[-100:]; world.idle+=1; return "ok"
-                now=at+legacy(rng,n)
-                world.idle+=kind==THROTTLE
-            else:
-                self.seen.append(limit*1.0); self.seen=self.seen[-100:]
-                now+=limit
-            if now>=end: return
+    def _lost(self, flights: list[tuple[float, Fate]], now: float) -> None:
+        for sent, _ in flights:
+            self.latency.given_up(now - sent)
+
+
+@dataclass
+class Sketch(Policy):
+    """A rough learned rule: a quantile of the last hundred times, cut ones counted as if they were answers."""
+
+    hedge: bool = False
+    seen: list[float] = field(default_factory=list)
+
+    def call(self, world: World, number: int, now: float, end: float, chance: random.Random) -> Call:
+        """Make a call: the next attempt instead of the last one, or beside it."""
+        share, factor, growth, most = (0.95, 1.5, 1.6, 5) if self.hedge else (0.99, 1.0, 1.3, 6)
+        gap = factor * quantile(self.seen, share) if len(self.seen) >= 5 else 0.5
+        attempt, flights = 1, [(now, world.send(number, 1, now))]
+        following = now + gap
+        while flights or attempt < most:
+            at = min((fate.seconds for _, fate in flights), default=math.inf)
+            now = min(at, following)
+            if now >= end:
+                return False
             yield now
+            if now < at:
+                if not self.hedge:
+                    self.seen.append(gap)
+                    flights.clear()
+                attempt += 1
+                flights.append((now, world.send(number, attempt, now)))
+                gap *= growth
+                following = now + gap if attempt < most else math.inf
+                continue
+            flight = min(flights, key=lambda flight: flight[1].seconds)
+            flights.remove(flight)
+            world.ended(flight[1].kind)
+            if flight[1].kind is Kind.ANSWER:
+                self.seen += [now - sent for sent, _ in (flight, *flights)]
+                del self.seen[:-100]
+                return True
+            if attempt < most:
+                following = now + legacy(attempt, chance)
+        return False
 
-class SketchHedge(SketchCut):
-    def process(self,rng): p=SketchHedge(self.name); p.seen=[]; return p
-    def call(self,world,number,now,end,rng):
-        q=self.q(.95); gap=1.5*q if q else .5
-        flights=[(now,)+world.send(number,1,now)]; n=1; nxt=now+gap
-        while True:
-            done=min((f[2] for f in flights),default=math.inf)
-            t=min(done,nxt)
-            if t>=end: return
-            yield t
-            if t==done:
-                f=next(f for f in flights if f[2]==t); flights.remove(f)
-                world.idle+=f[1] in (ANSWER,THROTTLE)
-                if f[1]==ANSWER:
-                    self.seen.append(t-f[0])
-                    self.seen+=[t-g[0] for g in flights]; self.seen=self.seen[-100:]; return "ok"
-                if n<5 : nxt=min(nxt,t+legacy(rng,n))
-                if not flights and n>=5: return
-            else:
-                n+=1; flights.append((t,)+world.send(number,n,t))
-                gap*=1.6; nxt=t+gap if n<5 else math.inf
 
-POLICIES=[
-    Plain("promise race"),
-    Plain("client timeout",read=1.0,attempts=2),
-    Plain("0.5 s x 3",read=.5,attempts=3),
-    Plain("1 s x 3",read=1.,attempts=3),
-    Plain("standard",attempts=3,delay=standard),
-    SketchCut("sketch cut"),
-    SketchHedge("sketch hedge"),
-    Ours("ours"),
-    Ours("ours, hedged",hedge=True),
-]
+POLICIES: Final[dict[str, Callable[[], Policy]]] = {
+    "SDK default, promise race": Fixed,
+    "client timeout 1 s x 2": lambda: Fixed(1.0, 2),
+    "0.5 s x 3": lambda: Fixed(0.5, 3),
+    "1 s x 3": lambda: Fixed(1.0, 3),
+    "standard retries": lambda: Fixed(60.0, 3, standard),
+    "sketch: cut at p99": Sketch,
+    "sketch: hedge at p95": lambda: Sketch(hedge=True),
+    "deadline": Planned,
+    "deadline, hedged": lambda: Planned(hedge=True),
+}
+"""How to make each for a new process."""
 
-def sequential(policy,world,rng,budget):
-    now=0.0
-    for number in range(5):
-        g=policy.call(world,number,now,budget,rng)
+HEDGED: Final = ("sketch: hedge at p95", "deadline, hedged")
+
+Load = Literal["5 in a row", "20 at once"]
+LOADS: Final[dict[Load, tuple[int, float]]] = {"5 in a row": (5, 2.0), "20 at once": (20, 1.0)}
+"""How many calls an invocation makes, and in how many seconds."""
+
+
+@dataclass
+class Cell:
+    """What came of one policy under one fault.
+
+    Attributes:
+        seconds: How long each run took that made all of its calls in time.
+        runs: How many there were.
+        requests: How many went out, of all runs.
+        calls: How many calls a run has.
+    """
+
+    calls: int
+    seconds: list[float] = field(default_factory=list)
+    runs: int = 0
+    requests: int = 0
+
+    @property
+    def success(self) -> float:
+        """The share of runs that made it."""
+        return len(self.seconds) / self.runs
+
+    @property
+    def error(self) -> float:
+        """Half of the 95 % interval of the success (Wilson)."""
+        z, p, n = 1.96, self.success, self.runs
+        return z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+
+    @property
+    def per_success(self) -> float:
+        """Requests per call of the runs that made it."""
+        return self.requests / (self.calls * len(self.seconds)) if self.seconds else math.inf
+
+    def quantile(self, share: float) -> float:
+        """Of the seconds."""
+        return quantile(self.seconds, share) if self.seconds else math.inf
+
+    def add(self, seconds: float | None, requests: int) -> None:
+        """Count a run; `None` is one that did not make it."""
+        self.runs += 1
+        self.requests += requests
+        if seconds is not None:
+            self.seconds.append(seconds)
+
+
+def invocation(policy: Policy, world: World, load: Load, chance: random.Random) -> float | None:
+    """One run: when its last call was answered, or `None`."""
+    calls, budget = LOADS[load]
+    if load == "5 in a row":
+        now = 0.0
+        for number in range(calls):
+            call = policy.call(world, number, now, budget, chance)
+            try:
+                while True:
+                    now = next(call)
+            except StopIteration as stop:
+                if not stop.value:
+                    return None
+        return now
+    now, answered = 0.0, True
+    waiting = [(0.0, number, policy.call(world, number, 0.0, budget, chance)) for number in range(calls)]
+    while waiting:
+        now, number, call = heapq.heappop(waiting)
         try:
-            while True: now=next(g)
+            heapq.heappush(waiting, (next(call), number, call))
         except StopIteration as stop:
-            if stop.value!="ok": return None
-    return now
+            answered = answered and stop.value
+    return now if answered else None
 
-def concurrent(policy,world,rng,budget,n=20):
-    heap=[]
-    for number in range(n):
-        heap.append((0.0,number,policy.call(world,number,0.0,budget,rng)))
-    last=0
-    while heap:
-        t,number,g=heapq.heappop(heap)
-        try: heapq.heappush(heap,(next(g),number,g))
-        except StopIteration as stop:
-            if stop.value!="ok": return None
-            last=max(last,t)
-    return last
 
-def cell(policy,column,processes,load=sequential,budget=2.0,invocations=20,seed=1,fails=None):
-    ok=[];req=0;runs=0
-    for p in range(processes):
-        prng=random.Random(f"{seed}{p}")
-        mine=policy.process(prng)
-        warm=20 if p%2 else 0
-        calls=5 if load is sequential else 20
-        for i in range(-warm,invocations):
-            col=column if i>=0 else HEALTHY
-            rng=random.Random(p*1000+i*7+13)
-            d=(math.inf,-math.inf)
-            if col.degrades!=1:
-                a,b=calls//2,calls
-                d=(a,b) if i==5 else (0,b) if 5<i<14 else (0,a) if i==14 else d
-                if load is concurrent: d=(0,b) if 5<=i<14 else d
-            w=World(col,rng,*d); w.seed=seed*7919+p*977+i+100
-            took=load(mine,w,rng,budget)
-            if i>=0:
-                runs+=1; req+=w.requests
-                if took is not None: ok.append(took)
-                elif fails is not None: fails[(p%2,i)]=fails.get((p%2,i),0)+1
-    ok.sort()
-    q=lambda s: ok[min(len(ok)-1,int(s*len(ok)))] if ok else math.nan
-    return 100*len(ok)/runs,1000*q(.5),1000*q(.99),req/max(1,len(ok))/(5 if load is sequential else 20)
-
-def show(processes=50,columns=None,policies=None,load=sequential,budget=2.0,seed=1):
-    for c in columns or COLUMNS+[drawn(3),drawn(4),drawn(5)]:
-        print(f"--- {c.name} {load.__name__}")
-        for p in policies or POLICIES:
-            s,a,b,r=cell(p,c,processes,load,budget,seed=seed)
-            print(f"   {p.name:16} {s:6.2f} %  p50 {a:6.0f}  p99 {b:6.0f} ms  req {r:.3f}",flush=True)
-if __name__=="__main__":
-    n=int(sys.argv[1]) if len(sys.argv)>1 else 25
-    if "ours" in sys.argv: POLICIES=POLICIES[-4:]
-    show(n,policies=POLICIES)
-    if "con" in sys.argv: show(n//2,load=concurrent,budget=1.0,policies=POLICIES)
+def simulated(make: Callable[[], Policy], column: Column, load: Load, processes: int, seed: int) -> Cell:
+    """Play one cell of the table."""
+    cell = Cell(LOADS[load][0])
+    for process in range(processes):
+        policy, chance = make(), random.Random(f"backoff {seed} {process}")
+        for number in range(-INVOCATIONS if process % 2 else 0, INVOCATIONS):
+            world = World(column if number >= 0 else column.before(), seed, process, number)
+            seconds = invocation(policy, world, load, chance)
+            if number >= 0:
+                cell.add(seconds, world.requests)
+    return cell
