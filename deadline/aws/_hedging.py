@@ -107,7 +107,7 @@ class Budget:
 
 
 @functools.lru_cache(maxsize=256)
-def budget_of(endpoint: str) -> Budget:
+def budget_of(endpoint: str) -> Budget:  # noqa: ARG001  # the cache's key
     """The one of this process for an endpoint."""
     return Budget()
 
@@ -133,7 +133,7 @@ class Race:
         self.sent[task] = self._loop.time()
 
     async def ended(self, seconds: float | None) -> tuple[asyncio.Task[Any], float] | None:
-        """The next task to end within so many seconds, which is then no longer among them, and when it began."""
+        """The next task to end within so many seconds, which then leaves them, and when it began."""
         done, _ = await asyncio.wait(self.sent, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         first = next((task for task in self.sent if task in done), None)
         return None if first is None else (first, self.sent.pop(first))

@@ -1,7 +1,7 @@
 """What an operation of an endpoint has taken in this process: a small estimate that forgets.
 
-It is a histogram of the last hundred answers or so, on a logarithmic scale. An attempt that was given up is no
-answer: it tells that the answer takes longer than that (a censored value), and belongs into the estimate as
+It is a histogram of the last hundred answers or so, on a logarithmic scale. An attempt that was given up is
+no answer: it tells that the answer takes longer than that (a censored value), and belongs into the estimate as
 such, by Kaplan and Meier's product (1958). Left out, a slow service looks fast for ever; counted as an
 answer, a dead connection looks like a slow service.
 
@@ -165,6 +165,6 @@ class Latency:
 
 
 @functools.lru_cache(maxsize=256)
-def latency_of(endpoint: str, operation: str, size: int) -> Latency:
-    """The one of this process for an operation of an endpoint, and requests of this size (a power of four)."""
+def latency_of(endpoint: str, operation: str, size: int) -> Latency:  # noqa: ARG001  # the cache's key
+    """The one of this process for an operation of an endpoint and requests of this size, a power of four."""
     return Latency()

@@ -176,7 +176,7 @@ def test_what_was_cut_counts() -> None:
 
 
 def test_giving_up_that_does_not_help_is_given_up() -> None:
-    """Where the request itself is slow, whoever sends it, further attempts are not faster: it is waited for."""
+    """Where the request itself is slow, whoever sends it, another is not faster: it is waited for."""
     latency = learnt(*FAST, *FAST, *FAST, 0.8, times=128)
     hopeful = attempt_limit(2.0, 9, Limits(), latency)
     for _ in range(20):
