@@ -126,7 +126,7 @@ COLUMNS: Final = (
 
 
 def drawn(seed: int) -> Column:
-    """A column from the space of all: each fault is there or not, as likely, and then as strong as it comes."""
+    """A column from the space of all: each fault is there or not, and then as strong as it comes."""
     chance = random.Random(seed)
 
     def some(most: float) -> float:

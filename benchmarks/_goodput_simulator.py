@@ -6,7 +6,6 @@ import heapq
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal
@@ -19,7 +18,7 @@ from deadline.aws._hedging import Budget
 from deadline.aws._latency import Latency
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from _goodput_model import Fate
 
@@ -124,7 +123,9 @@ class Planned(Policy):
     latency: Latency = field(default_factory=Latency)
     budget: Budget = field(default_factory=Budget)
 
-    def call(self, world: World, number: int, now: float, end: float, chance: random.Random) -> Call:
+    def call(  # noqa: C901, PLR0912, PLR0915  # the retries of the SDK and the race in one
+        self, world: World, number: int, now: float, end: float, chance: random.Random
+    ) -> Call:
         """Make a call, as `_clients` and `_sending` do."""
         limits, latency, attempt, given_up_after = Limits(), self.latency, 1, 0.0
         if self.hedge:
@@ -192,7 +193,7 @@ class Planned(Policy):
 
 @dataclass
 class Sketch(Policy):
-    """A rough learned rule: a quantile of the last hundred times, cut ones counted as if they were answers."""
+    """A rough learned rule: a quantile of the last hundred times, cut ones counted as answers."""
 
     hedge: bool = False
     seen: list[float] = field(default_factory=list)

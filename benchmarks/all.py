@@ -17,6 +17,7 @@ BENCHMARKS = (
     "section_cost",
     "aws_hook",
     "aws_faults",
+    "goodput",
     "handler",
     "helper",
     "import_time",

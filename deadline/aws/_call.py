@@ -24,7 +24,8 @@ _LEGACY_ATTEMPTS: Final = {"dynamodb": 10}
 _LEGACY_DEFAULT: Final = 5
 _STANDARD_DEFAULT: Final = 3
 
-_THROTTLED: Final = frozenset(ThrottledRetryableChecker._THROTTLED_ERROR_CODES)  # noqa: SLF001  # the SDK's list
+_checker: Final[Any] = ThrottledRetryableChecker
+_THROTTLED: Final = frozenset(_checker._THROTTLED_ERROR_CODES)  # noqa: SLF001  # the SDK's own list
 _THROTTLED_STATUSES: Final = frozenset({429, 503})
 
 

@@ -264,7 +264,8 @@ def _managed(attribute: Callable[[str], Any]) -> dict[str, Any]:
 def cover(target: Any, hedge: bool | Collection[str]) -> None:  # noqa: FBT001
     """Cover a session's future clients, or one client or resource."""
     session = getattr(target, "_session", target)  # aioboto3's keeps aiobotocore's
-    client = getattr(getattr(target, "meta", None), "client", target)  # a resource keeps its client
+    # A resource keeps its client.
+    client: Any = getattr(getattr(target, "meta", None), "client", target)
     if isinstance(session, AioSession):
         session.unregister("creating-client-class", unique_id="deadline-install")  # it may say otherwise
         mix_in = functools.partial(_mix_in, hedge)

@@ -59,7 +59,7 @@ READS: Final = {
 plane hands out is a token for one use."""
 
 
-def hedges(asked: bool | Collection[str] | None, operation: str) -> bool:
+def hedges(asked: bool | Collection[str] | None, operation: str) -> bool:  # noqa: FBT001
     """Whether an operation, as `service.Operation`, is hedged where this was asked for."""
     return bool(asked) and (operation in READS or (asked is not True and operation in asked))  # type: ignore[operator]
 
@@ -72,8 +72,8 @@ def checked_hedge(hedge: object) -> bool | frozenset[str]:
         for name in hedge:
             if not isinstance(name, str) or not all(name.partition(".")):
                 raise ValueError(
-                    f"hedge: expected names like 'dynamodb.ExecuteStatement', got {name!r}; service and operation "
-                    "as the SDK spells them"
+                    f"hedge: expected names like 'dynamodb.ExecuteStatement', got {name!r}; service and "
+                    "operation as the SDK spells them"
                 )
         return frozenset(hedge)
     raise TypeError(

@@ -143,7 +143,7 @@ async def _raced(call: AwsCall, send: Send, request: Any) -> Any:
 
 
 def _is_failure(answer: Any) -> bool:
-    return answer.status_code >= 500 or answer.status_code == 429
+    return bool(answer.status_code >= 500 or answer.status_code == 429)
 
 
 def _answered(call: AwsCall, latency: Latency, answer: Any, seconds: float) -> None:

@@ -301,7 +301,7 @@ async def test_a_cancellation_ends_both(connect: Connect, fault_proxy: FaultProx
 @pytest.mark.slow
 async def test_a_session_can_be_installed_with_it(fault_proxy: FaultProxy, told: list[Event]) -> None:
     """Clients of a session that was installed with `hedge=True` hedge, and a block may say otherwise."""
-    session = aws.install(aws.install(get_session()), hedge=True)
+    session: Any = aws.install(aws.install(get_session()), hedge=True)
     async with session.create_client("dynamodb", config=AioConfig(retries=RETRIES)) as client:
         await client.list_tables()
         await learn(client)
