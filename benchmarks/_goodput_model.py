@@ -1,9 +1,9 @@
 """What the goodput benchmark does to a service: the columns of its table, and the fate of each request.
 
 A *process* is a warm execution environment: it keeps what it has learnt over `INVOCATIONS` invocations. Every
-other one has served `INVOCATIONS` healthy ones before, which do not count; the rest meet the fault cold. The fate
-of a request follows from the seed, its process, invocation, call and attempt, so that every policy meets the
-same ones, and the simulator the same as the real clients.
+other one has served `INVOCATIONS` healthy ones before, which do not count; the rest meet the fault cold.
+The fate of a request follows from the seed, its process, invocation, call and attempt, so that every policy
+meets the same ones, and the simulator the same as the real clients.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A DynamoDB in a process of its own, whose requests have the fates of `_goodput_model`.
 
-A request's key says where it belongs: `run|column|drawn|seed|process|invocation|call`; its attempt is how often
-that key came. On 127.0.0.1 it is answered as its fate will have it, on 127.0.0.2 it is read and never answered.
-`GET <run>` gives how many requests have come for a run, and how many of them beside an earlier one of the same call.
+A request's key says where it belongs: `run|column|drawn|seed|process|invocation|call`; its attempt is how
+often that key came. On 127.0.0.1 it is answered as its fate will have it, on 127.0.0.2 it is read and never
+answered. `GET <run>` gives how many requests have come for a run, and how many of them beside an earlier
+one of the same call.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ needs time, too; a further attempt costs `PRICE`, whatever becomes of it. So wit
 patient, and with little it takes its chances. Before anything is known, what holds is an opinion on AWS as
 a whole. The last attempt has no limit of its own.
 
-That a restart beats waiting at times, and when, is Luby, Sinclair and Zuckerman's (1993); that a second request
-may run beside the first, Dean and Barroso's "The Tail at Scale" (2013).
+That a restart beats waiting at times, and when, is Luby, Sinclair and Zuckerman's (1993); that a second
+request may run beside the first, Dean and Barroso's "The Tail at Scale" (2013).
 """
 
 from __future__ import annotations

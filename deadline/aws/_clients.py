@@ -284,4 +284,5 @@ def cover(target: Any, hedge: bool | Collection[str]) -> None:  # noqa: FBT001
             kind = type(client)
             transfers = _managed(lambda name: getattr(kind, name, None))
             client.__class__ = type(kind.__name__, (DeadlineClient, kind), transfers)
-        client.deadline_hedge = hedge
+        covered: Any = client
+        covered.deadline_hedge = hedge

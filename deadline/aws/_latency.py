@@ -1,8 +1,8 @@
 """What an operation of an endpoint has taken in this process: a small estimate that forgets.
 
 It is a histogram of the last hundred answers or so, on a logarithmic scale. An attempt that was given up is
-no answer: it tells that the answer takes longer than that (a censored value), and belongs into the estimate as
-such, by Kaplan and Meier's product (1958). Left out, a slow service looks fast for ever; counted as an
+no answer: it tells that the answer takes longer than that (a censored value), and belongs into the estimate
+as such, by Kaplan and Meier's product (1958). Left out, a slow service looks fast for ever; counted as an
 answer, a dead connection looks like a slow service.
 
 Where too few attempts got to tell, the chance of an answer is thought to fall off by a fifth from bucket to

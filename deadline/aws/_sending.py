@@ -1,7 +1,8 @@
 """Sending one attempt: as long as it is worth waiting for, alone or with another beside it.
 
 A decision is taken when an attempt is sent, and once more at the instant that it names: of calls that are
-made at the same time, the first to find the service silent has told the others by then that it has become slow.
+made at the same time, the first to find the service silent has told the others by then that it has become
+slow.
 """
 
 from __future__ import annotations
