@@ -43,9 +43,9 @@ MIN_HEDGE: Final = 0.020
 """Seconds before which no further attempt joins one in flight."""
 
 # Chosen with benchmarks/goodput.py; twice or half of each makes little difference there.
-HASTE: Final = 0.3
+HASTE: Final = 0.15
 PRICE: Final = 0.01
-HEDGE_PRICE: Final = 0.006
+HEDGE_PRICE: Final = 0.003
 PAUSE: Final = 1 / 16
 """How much of its time an attempt that was given up is followed by a backoff, at the most."""
 

@@ -22,7 +22,7 @@ MOST: Final = 10.0
 """Extra requests that can be saved up."""
 
 _AT_FIRST: Final = 2.0
-_AFTER_THROTTLING: Final = -4.0
+_AFTER_THROTTLING: Final = -19.0
 
 READS: Final = {
     "appconfig.GetEnvironment": "a description",
@@ -102,7 +102,7 @@ class Budget:
         return True
 
     def throttled(self) -> None:
-        """The service asked for less: nothing extra for the next two dozen calls."""
+        """The service asked for less: nothing extra for the next hundred calls."""
         self._saved = _AFTER_THROTTLING
 
 

@@ -5,7 +5,7 @@ no answer: it tells that the answer takes longer than that (a censored value), a
 as such, by Kaplan and Meier's product (1958). Left out, a slow service looks fast for ever; counted as an
 answer, a dead connection looks like a slow service.
 
-Where too few attempts got to tell, the chance of an answer is thought to fall off by a fifth from bucket to
+Where too few attempts got to tell, the chance of an answer is thought to fall off by a third from bucket to
 bucket. Without that a cut would keep itself where it is: nobody would learn what comes after it.
 
 A service that changes is noticed by the odds, after Shiryaev and Roberts, that what comes in now is better
@@ -47,7 +47,7 @@ _FORGET: Final = 200.0
 _OPINION: Final = 1.0
 """How many attempts weigh as much as what is thought of a service that was not asked yet."""
 
-_FALL: Final = 0.8
+_FALL: Final = 0.7
 _LUCK: Final = 0.9
 _LUCK_STEP: Final = 0.2
 

@@ -1,4 +1,4 @@
-"""The odds of success, as the goodput benchmark counts them: in its simulator, for real, and what it costs."""
+"""The odds of success, as the goodput benchmark counts them, simulated and for real; what it costs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_throttled_service_is_sent_no_more_than_by_the_sdk() -> None:
 
 @pytest.mark.slow
 async def test_simulator_and_real_clients_agree() -> None:
-    """A process of each kind of clients makes it about as often, with as many requests, as it is simulated to."""
+    """Real clients make it about as often, with as many requests, as they are simulated to."""
     column = BY_NAME["10 % hang"]
     policies = ("deadline", "deadline, hedged")
     with served() as port:
@@ -76,7 +76,7 @@ async def test_simulator_and_real_clients_agree() -> None:
 
 @pytest.mark.slow
 async def test_no_write_is_sent_beside_itself() -> None:
-    """However a service misbehaves, the wire sees one request of a write at a time, with hedging installed."""
+    """However a service misbehaves, the wire sees one request of a write at a time, hedging or not."""
     columns = [BY_NAME[name] for name in ("10 % hang", "5 % drip", "dead address", "10 % reset")]
     with served() as port:
         answers = await asyncio.gather(
@@ -93,7 +93,7 @@ async def test_no_write_is_sent_beside_itself() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [0.3, 2.0, 30.0])
 def test_the_planner_costs_microseconds(left: float) -> None:
-    """To plan a call and to learn from its answer takes about 10 µs, the best of many batches on any machine."""
+    """To plan a call and to learn from its answer takes about 10 µs, in the best of many batches."""
     chance, latency, limits = random.Random(1), Latency(), Limits()
     times = [0.02 * chance.lognormvariate(0.0, 0.4) for _ in range(200)]
 
