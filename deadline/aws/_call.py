@@ -77,12 +77,15 @@ class AwsCall(Call):
         asked = self.limits.hedge
         if asked is None:
             asked = self._client.deadline_hedge
-        return hedges(asked, f"{self.service}.{self.operation}")
+        return bool(asked) and hedges(asked, f"{self.service}.{self.operation}")
 
     def latency(self, request: Any) -> Latency:
         """What such requests took so far. A large one takes longer than a small one of the same operation."""
-        length = int(request.headers.get("Content-Length") or 0)
-        size = max(0, length.bit_length() - _SMALL) // 2
+        body = request.body
+        size = 0
+        if body:  # asking a request for a header that is not there takes its time
+            length = len(body) if isinstance(body, bytes) else int(request.headers.get("Content-Length") or 0)
+            size = max(0, length.bit_length() - _SMALL) // 2
         return latency_of(self._client.meta.endpoint_url, f"{self.service}.{self.operation}", size)
 
     def budget(self) -> Budget:

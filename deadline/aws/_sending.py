@@ -1,8 +1,8 @@
 """Sending one attempt: as long as it is worth waiting for, alone or with another beside it.
 
-A decision is taken when an attempt is sent, and once more at the instant that it names: of calls that are
-made at the same time, the first to find the service silent has told the others by then that it has become
-slow.
+A decision is taken when an attempt has been silent for a while, and once more at the instant that it names:
+of calls that are made at the same time, the first to find the service silent has told the others by then that
+it has become slow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from botocore.exceptions import ReadTimeoutError
 
 from deadline._events import emit
 from deadline._sighting import calls
-from deadline.aws._attempts import attempt_limit, hedge_after
+from deadline.aws._attempts import attempt_limit, first_look, hedge_after
 from deadline.aws._call import AwsCall, current_call
 from deadline.aws._hedging import Race
 from deadline.aws._transfers import current_transfer
@@ -50,7 +50,10 @@ async def send_attempt(send: Send, request: Any) -> Any:
         return await send(request)
     raced = call.hedged() and call.further() and call.left() < math.inf
     try:
-        answer = await (_raced if raced else _alone)(call, send, request)
+        if raced:
+            answer = await _raced(call, send, request)
+        else:
+            answer = await _alone(call, send, request)
     except BaseException:
         if call.outcome == "unknown":
             call.lost = True
@@ -67,7 +70,8 @@ async def _alone(call: AwsCall, send: Send, request: Any) -> Any:
     loop = asyncio.get_running_loop()
     latency = call.latency(request)
     sent, left = loop.time(), call.left()
-    timeout, timer, limit = asyncio.timeout(None), None, math.inf
+    timeout, limit = asyncio.timeout(None), math.inf
+    timer: asyncio.TimerHandle | None = None
 
     def decide() -> None:
         nonlocal timer, limit
@@ -78,9 +82,11 @@ async def _alone(call: AwsCall, send: Send, request: Any) -> Any:
         elif limit < math.inf:
             timer = loop.call_at(sent + limit, decide)
 
+    look = first_look(left, call.further(), call.limits, latency)
+    if look < math.inf:
+        timer = loop.call_at(sent + look, decide)
     try:
         async with timeout:
-            decide()
             answer = await send(request)
     except BaseException as error:
         seconds = loop.time() - sent
