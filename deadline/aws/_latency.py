@@ -52,7 +52,7 @@ _LUCK: Final = 0.9
 _LUCK_STEP: Final = 0.2
 
 _HEAVY: Final = 1e12
-_EVERY: Final = 8
+_EVERY: Final = 16
 
 _MIDDLES: Final = tuple(edge * 2 ** (-0.5 / _PER_OCTAVE) for edge in EDGES)
 
