@@ -120,11 +120,21 @@ def _keep_account(client: Any, operation: str, params: Any, answer: Any, dl: Dea
     transfer = current_transfer()
     if transfer is not None:
         transfer.answered(operation, params, answer)
-    model = client.meta.service_model.operation_model(operation)
-    if model.has_streaming_output or model.has_event_stream_output:
-        body = answer[model.output_shape.serialization["payload"]]
+    payload = _streamed(client.meta.service_model, operation)
+    if payload is not None:
+        body = answer[payload]
         opened = dl.close_on_cut if transfer is None else transfer.opened
         opened(getattr(body, "__wrapped__", body))
+
+
+@functools.lru_cache(maxsize=1024)
+def _streamed(service: Any, operation: str) -> str | None:
+    """Which part of an operation's answer is a stream. The SDK looks through its shapes each time."""
+    model = service.operation_model(operation)
+    if not (model.has_streaming_output or model.has_event_stream_output):
+        return None
+    payload: str = model.output_shape.serialization["payload"]
+    return payload
 
 
 def _forget_identity(params: Any) -> None:

@@ -66,40 +66,59 @@ async def send_attempt(send: Send, request: Any) -> Any:
     return answer
 
 
+class _Patience:
+    """How long one attempt is waited for.
+
+    An object and no function that refers to itself: that would be garbage which only the collector finds,
+    after each call.
+
+    Attributes:
+        limit: Seconds after which it was given up, by the last decision.
+    """
+
+    __slots__ = ("_call", "_latency", "_left", "_loop", "_sent", "_timeout", "_timer", "limit")
+
+    def __init__(self, call: AwsCall, latency: Latency, timeout: asyncio.Timeout) -> None:
+        self._call = call
+        self._latency = latency
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._sent = self._loop.time()
+        self._left = call.left()
+        self.limit = math.inf
+        look = first_look(self._left, call.further(), call.limits, latency)
+        self._timer = None if look == math.inf else self._loop.call_at(self._sent + look, self._decide)
+
+    def _decide(self) -> None:
+        self.limit = attempt_limit(self._left, self._call.further(), self._call.limits, self._latency)
+        now = self._loop.time()
+        if self._sent + self.limit <= now + _TICK:
+            self._timeout.reschedule(now)
+        elif self.limit < math.inf:
+            self._timer = self._loop.call_at(self._sent + self.limit, self._decide)
+
+    def end(self) -> float:
+        """Decide no more; return the seconds that it has taken."""
+        if self._timer is not None:
+            self._timer.cancel()
+        return self._loop.time() - self._sent
+
+
 async def _alone(call: AwsCall, send: Send, request: Any) -> Any:
-    loop = asyncio.get_running_loop()
-    latency = call.latency(request)
-    sent, left = loop.time(), call.left()
-    timeout, limit = asyncio.timeout(None), math.inf
-    timer: asyncio.TimerHandle | None = None
-
-    def decide() -> None:
-        nonlocal timer, limit
-        limit = attempt_limit(left, call.further(), call.limits, latency)
-        now = loop.time()
-        if sent + limit <= now + _TICK:
-            timeout.reschedule(now)
-        elif limit < math.inf:
-            timer = loop.call_at(sent + limit, decide)
-
-    look = first_look(left, call.further(), call.limits, latency)
-    if look < math.inf:
-        timer = loop.call_at(sent + look, decide)
+    latency, timeout = call.latency(request), asyncio.timeout(None)
+    patience = _Patience(call, latency, timeout)
     try:
         async with timeout:
             answer = await send(request)
     except BaseException as error:
-        seconds = loop.time() - sent
+        seconds = patience.end()
         if isinstance(error, TimeoutError) and timeout.expired():
             latency.given_up(seconds)
-            _give_up(call, latency, request, limit, error)
+            _give_up(call, latency, request, patience.limit, error)
         if isinstance(error, asyncio.CancelledError):
             latency.given_up(seconds)
         raise
-    finally:
-        if timer is not None:
-            timer.cancel()
-    _answered(call, latency, answer, loop.time() - sent)
+    _answered(call, latency, answer, patience.end())
     return answer
 
 
