@@ -35,6 +35,7 @@ bench-full: $(VENV)/.package $(VENV)/.bench $(NEWEST)/.package
 	$(BIN)/python benchmarks/dead_endpoint.py
 	$(BIN)/python benchmarks/batches.py
 	$(BIN)/python benchmarks/breakers.py
+	$(BIN)/python benchmarks/goodput.py --runs 10000 --real 200
 	$(BIN)/python benchmarks/aws_faults.py --shots 20 --modes legacy standard adaptive
 	$(NEWEST)/bin/python -m pip install --quiet --group bench
 	$(NEWEST)/bin/python benchmarks/aws_faults.py --shots 20 --modes legacy standard adaptive

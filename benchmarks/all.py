@@ -21,6 +21,7 @@ BENCHMARKS = (
     "breaker_cost",
     "aws_hook",
     "aws_faults",
+    "goodput",
     "handler",
     "helper",
     "import_time",

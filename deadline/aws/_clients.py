@@ -19,33 +19,32 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 import operator
 from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
 from aiobotocore._helpers import resolve_awaitable
 from aiobotocore.client import AioBaseClient
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from aiobotocore.utils import AioS3ExpressIdentityCache
 from anyio.lowlevel import checkpoint
-from botocore.exceptions import ReadTimeoutError
 
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit
 from deadline._scope import current
 from deadline._section import calls_of_step
-from deadline._sighting import Call, calls
-from deadline.aws._attempts import Limits, attempt_limit, attempts_left, backoff, fits
+from deadline._sighting import calls
+from deadline.aws._attempts import Limits, backoff, fits
 from deadline.aws._breakers import watched
+from deadline.aws._call import AwsCall, current_call
 from deadline.aws._client_context import tell
 from deadline.aws._limits import current_limits
+from deadline.aws._sending import AttemptTimeoutError, presumed_sent, send_attempt, telling_session
 from deadline.aws._transfers import METHODS, current_transfer, managed
 from deadline.aws._waiters import capped
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Collection
 
     from deadline._scope import Deadline
     from deadline.aws._breakers import Breakers
@@ -57,69 +56,7 @@ _INVOKES: Final = {"Invoke", "InvokeWithResponseStream"}
 _NEVER_REFUSED: Final = "AbortMultipartUpload"
 """What cleans up after a cut goes out however late it is."""
 
-# What the retry modes do if the configuration does not say. Legacy: botocore/data/_retry.json; standard and
-# adaptive: botocore/retries/standard.py, DEFAULT_MAX_ATTEMPTS.
-_LEGACY_ATTEMPTS: Final = {"dynamodb": 10}
-_LEGACY_DEFAULT: Final = 5
-_STANDARD_DEFAULT: Final = 3
-
 _retry_quota: Final = operator.attrgetter("__self__._retry_quota._quota")
-
-
-class AttemptTimeoutError(ReadTimeoutError):
-    """An attempt was given up because it had used its share of the time; every retry mode tries again.
-
-    It is a botocore `ReadTimeoutError`, which is what the SDK's own limit would have raised.
-    """
-
-    fmt = 'Attempt {attempt} on endpoint URL "{endpoint_url}" was given up after its share of {seconds:.3f} s'
-
-
-class AwsCall(Call):
-    """A call of an installed client."""
-
-    __slots__ = ("_client", "configured", "deadline", "limits", "lost", "params", "refused")
-
-    def __init__(
-        self, client: Any, operation: str, params: dict[str, Any], dl: Deadline | None, limits: Limits
-    ) -> None:
-        started = asyncio.get_running_loop().time() if dl is None else dl.now()
-        super().__init__(client.meta.service_model.service_name, operation, started)
-        self._client = client
-        self.deadline = dl
-        self.params = params
-        self.limits = limits
-        self.configured = _configured_attempts(client)
-        self.refused: str | None = None
-        self.lost = False  # whether an attempt was sent that nobody answered
-
-    def left(self) -> float:
-        """Seconds until the call is cut."""
-        return math.inf if self.deadline is None else self.deadline.remaining()
-
-    def remember(self, response: Any, exception: BaseException | None, operation: Any) -> None:
-        """Remember how an attempt went."""
-        if exception is not None:
-            self.error = lambda: exception
-        elif response is not None and response[0].status_code >= 300:
-            self.error = functools.partial(_modeled, self._client, response[1], operation.name)
-        else:
-            self.error = None
-
-
-def _configured_attempts(client: Any) -> int:
-    retries = client.meta.config.retries or {}
-    if "total_max_attempts" in retries:
-        return int(retries["total_max_attempts"])
-    if retries.get("mode") in {"standard", "adaptive"}:
-        return _STANDARD_DEFAULT
-    return _LEGACY_ATTEMPTS.get(client.meta.service_model.service_name, _LEGACY_DEFAULT)
-
-
-def _modeled(client: Any, parsed: dict[str, Any], operation: str) -> BaseException:
-    """The error that the client would have raised for this answer."""
-    error: BaseException = client.exceptions.from_code(parsed.get("Error", {}).get("Code"))(parsed, operation)
-    return error
 
 
 def _begun(client: Any, operation: str, params: dict[str, Any]) -> AwsCall | None:
@@ -137,6 +74,7 @@ class DeadlineClient:
     """Mixed into a client's class, before the SDK's own."""
 
     deadline_breakers: Breakers | None = None
+    deadline_hedge: bool | Collection[str] = False
 
     async def _make_api_call(self, operation_name: str, api_params: Any) -> Any:
         make: Callable[..., Awaitable[Any]] = super()._make_api_call  # type: ignore[misc]
@@ -189,11 +127,21 @@ def _keep_account(client: Any, operation: str, params: Any, answer: Any, dl: Dea
     transfer = current_transfer()
     if transfer is not None:
         transfer.answered(operation, params, answer)
-    model = client.meta.service_model.operation_model(operation)
-    if model.has_streaming_output or model.has_event_stream_output:
-        body = answer[model.output_shape.serialization["payload"]]
+    payload = _streamed(client.meta.service_model, operation)
+    if payload is not None:
+        body = answer[payload]
         opened = dl.close_on_cut if transfer is None else transfer.opened
         opened(getattr(body, "__wrapped__", body))
+
+
+@functools.lru_cache(maxsize=1024)
+def _streamed(service: Any, operation: str) -> str | None:
+    """Which part of an operation's answer is a stream. The SDK looks through its shapes each time."""
+    model = service.operation_model(operation)
+    if not (model.has_streaming_output or model.has_event_stream_output):
+        return None
+    payload: str = model.output_shape.serialization["payload"]
+    return payload
 
 
 def _forget_identity(params: Any) -> None:
@@ -224,73 +172,6 @@ async def _refuse(dl: Deadline, call: AwsCall) -> None:
     raise dl.refusal(f"{name} was not sent, it takes {call.limits.min_attempt:.3f} s at least")
 
 
-def _current_call() -> AwsCall | None:
-    call = calls.get(asyncio.current_task())  # type: ignore[arg-type]  # None is in no dict of tasks
-    return call if isinstance(call, AwsCall) else None
-
-
-async def _send(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
-    """Send one attempt, within its limit."""
-    call = _current_call()
-    if call is None:
-        return await send(request)
-    limit = attempt_limit(call.left(), attempts_left(call.attempt, call.configured, call.limits), call.limits)
-    timeout = asyncio.timeout(None if limit == math.inf else limit)
-    try:
-        async with timeout:
-            answer = await send(request)
-    except BaseException as error:
-        if call.outcome == "unknown":
-            call.lost = True
-            transfer = current_transfer()
-            if transfer is not None:
-                transfer.unanswered(call.operation, call.params)
-        if not (isinstance(error, TimeoutError) and timeout.expired()):
-            raise
-        emit(
-            "aws.attempt_timed_out",
-            logging.INFO,
-            service=call.service,
-            operation=call.operation,
-            attempt=call.attempt,
-            seconds=limit,
-        )
-        raise AttemptTimeoutError(
-            endpoint_url=request.url, attempt=call.attempt, seconds=limit, error=error
-        ) from error
-    call.outcome = "unknown" if call.lost else "answered"
-    call.status = answer.status_code
-    return answer
-
-
-async def _presumed_sent(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
-    """Send through a backend that does not tell when a request goes out: it may have, from here on."""
-    call = _current_call()
-    if call is not None:
-        call.outcome = "unknown"
-    return await send(request)
-
-
-class _Request(aiohttp.ClientRequest):
-    """Tells its call when it goes out.
-
-    aiohttp's tracing would tell it, too, for 20 to 30 µs a request.
-    """
-
-    def send(self, conn: Any) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
-        call = _current_call()
-        if call is not None:
-            call.outcome = "unknown"
-        return super().send(conn)
-
-
-async def _telling_session(get_session: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-    """The SDK's aiohttp session, whose requests tell when they go out."""
-    session = await get_session(*args)
-    session._request_class = _Request  # noqa: SLF001  # an argument of its constructor, which the SDK calls
-    return session
-
-
 class Gate:
     """Stands before the handler that decides on retries."""
 
@@ -299,24 +180,23 @@ class Gate:
 
     async def __call__(self, **kwargs: Any) -> Any:
         """Answer the seconds to wait before a retry, or None for no retry."""
-        call = _current_call()
+        call = current_call()
         if call is None:
             return await resolve_awaitable(self._handler(**kwargs))
         call.remember(kwargs["response"], kwargs["caught_exception"], kwargs["operation"])
-        if call.limits.attempts is not None and not attempts_left(
-            call.attempt, call.limits.attempts, call.limits
-        ):
-            return None
+        if (call.limits.attempts is not None or call.hedged()) and not call.further():
+            return None  # the SDK has counted to its own number, and only what came one after the other
         # Asked before time is looked at: what it would not retry anyway is not refused by us.
         delay = await resolve_awaitable(self._handler(**kwargs))
         wanted = delay is not None and delay is not False
-        given_up = isinstance(kwargs["caught_exception"], AttemptTimeoutError)
+        error = kwargs["caught_exception"]
+        given_up = isinstance(error, AttemptTimeoutError)
         if not wanted:
-            if not given_up or not attempts_left(call.attempt, call.configured, call.limits):
+            if not given_up or not call.further():
                 return None
             # Its quota is used up. But without us this attempt would have gone on until the deadline.
             delay = 0.0
-        delay = backoff(delay, call.left(), given_up=given_up)
+        delay = backoff(delay, call.left(), error.kwargs["seconds"] if given_up else None)
         if not fits(call.left(), call.limits, delay):
             if wanted:
                 self._give_back(kwargs["request_dict"]["context"])
@@ -338,7 +218,7 @@ class Gate:
 
 def _tell_function(request: Any, operation_name: str, **_: Any) -> None:
     """Tell a function that is invoked how long it will be waited for, anew with each attempt."""
-    call = _current_call()
+    call = current_call()
     if call is not None and operation_name in _INVOKES:
         tell(request, call.left)
 
@@ -366,14 +246,14 @@ def _wire(client: Any) -> None:
     `__init__`, and because a client that exists already is then no special case.
     """
     http = client._endpoint.http_session  # noqa: SLF001  # the SDK has no public seam here
-    if getattr(http.send, "func", None) is _send:
+    if getattr(http.send, "func", None) is send_attempt:
         return
     if isinstance(http, AIOHTTPSession):
-        session = functools.partial(_telling_session, http._get_session)  # type: ignore[attr-defined]  # noqa: SLF001
+        session = functools.partial(telling_session, http._get_session)  # type: ignore[attr-defined]  # noqa: SLF001
         http._get_session = session  # type: ignore[attr-defined]  # noqa: SLF001
-        http.send = functools.partial(_send, http.send)  # type: ignore[method-assign]
+        http.send = functools.partial(send_attempt, http.send)  # type: ignore[method-assign]
     else:  # httpx's, or somebody's own
-        http.send = functools.partial(_send, functools.partial(_presumed_sent, http.send))
+        http.send = functools.partial(send_attempt, functools.partial(presumed_sent, http.send))
     events = client.meta.events
     service = client.meta.service_model.service_id.hyphenize()
     if service == "lambda":
@@ -386,10 +266,10 @@ def _wire(client: Any) -> None:
 
 
 def _mix_in(
-    breakers: Breakers | None, base_classes: list[type], class_attributes: dict[str, Any], **_: Any
+    installed: dict[str, Any], base_classes: list[type], class_attributes: dict[str, Any], **_: Any
 ) -> None:
     base_classes.insert(0, DeadlineClient)
-    class_attributes.update(_managed(class_attributes.get), deadline_breakers=breakers)
+    class_attributes.update(_managed(class_attributes.get), **installed)
 
 
 def _mix_in_table(base_classes: list[type], **_: Any) -> None:
@@ -404,13 +284,15 @@ def _managed(attribute: Callable[[str], Any]) -> dict[str, Any]:
     return {name: managed(method) for name, method in methods.items() if method is not None}
 
 
-def cover(target: Any, breakers: Breakers | None) -> None:
+def cover(target: Any, breakers: Breakers | None, hedge: bool | Collection[str]) -> None:  # noqa: FBT001
     """Cover a session's future clients, or one client or resource."""
+    installed = {"deadline_breakers": breakers, "deadline_hedge": hedge}
     session = getattr(target, "_session", target)  # aioboto3's keeps aiobotocore's
-    client = getattr(getattr(target, "meta", None), "client", target)  # a resource keeps its client
+    # A resource keeps its client.
+    client: Any = getattr(getattr(target, "meta", None), "client", target)
     if isinstance(session, AioSession):
         session.unregister("creating-client-class", unique_id="deadline-install")  # it may say otherwise
-        mix_in = functools.partial(_mix_in, breakers)
+        mix_in = functools.partial(_mix_in, installed)
         session.register("creating-client-class", mix_in, unique_id="deadline-install")
         session.register(
             "creating-resource-class.dynamodb.Table", _mix_in_table, unique_id="deadline-install-table"
@@ -426,4 +308,4 @@ def cover(target: Any, breakers: Breakers | None) -> None:
             kind = type(client)
             transfers = _managed(lambda name: getattr(kind, name, None))
             client.__class__ = type(kind.__name__, (DeadlineClient, kind), transfers)
-        client.deadline_breakers = breakers  # type: ignore[attr-defined]  # the mixin's, by now
+        vars(client).update(installed)

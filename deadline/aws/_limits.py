@@ -1,17 +1,18 @@
-"""`limits(...)`: for those who know better than the default split."""
+"""`limits(...)`: for those who know better than the planner."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deadline._source import seconds
 from deadline.aws._attempts import Limits
+from deadline.aws._hedging import checked_hedge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 _limits: ContextVar[Limits | None] = ContextVar("deadline_aws_limits", default=None)
 
@@ -23,7 +24,11 @@ def current_limits() -> Limits | None:
 
 @contextmanager
 def limits(
-    *, attempts: int | None = None, per_attempt: float | None = None, min_attempt: float | None = None
+    *,
+    attempts: int | None = None,
+    per_attempt: float | None = None,
+    min_attempt: float | None = None,
+    hedge: bool | Collection[str] | None = None,
 ) -> Iterator[None]:
     """Say how AWS calls made in the block are tried: `with aws.limits(attempts=1): ...`.
 
@@ -34,15 +39,17 @@ def limits(
         attempts: How many attempts at the most, the first included; 1 switches retrying off. It can only
             lower what the client is configured for.
         per_attempt: Seconds that each attempt may take (connect, TLS, send, response, and the body of
-            operations that do not stream), the last included. By default each attempt but the last gets
-            half of what is left of the deadline.
+            operations that do not stream), the last included. By default the planner decides for each
+            attempt but the last, by what the operation has taken so far.
         min_attempt: Seconds under which an attempt is not worth sending. Default 0.02. With 0 everything is
             sent, also behind a shield in a block that was cut.
+        hedge: Whether a second request may be sent beside one that stays silent, as for `install`; it takes
+            a deadline.
 
     Raises:
         TypeError, ValueError: On entry; an argument is wrong, and the message names it.
     """
-    changes: dict[str, float] = {}
+    changes: dict[str, Any] = {}
     if attempts is not None:
         changes["attempts"] = _checked_attempts(attempts)
     if per_attempt is not None:
@@ -51,7 +58,9 @@ def limits(
             raise ValueError("per_attempt: 0 lets no attempt succeed; write the seconds that one may take")
     if min_attempt is not None:
         changes["min_attempt"] = seconds(min_attempt, "min_attempt")
-    token = _limits.set(replace(_limits.get() or Limits(), **changes))  # type: ignore[arg-type]
+    if hedge is not None:
+        changes["hedge"] = checked_hedge(hedge)
+    token = _limits.set(replace(_limits.get() or Limits(), **changes))
     try:
         yield
     finally:

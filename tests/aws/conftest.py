@@ -18,6 +18,8 @@ from botocore.loaders import create_loader
 
 from deadline import Event, aws, subscribe
 from deadline.aws import _environment
+from deadline.aws._hedging import budget_of
+from deadline.aws._latency import latency_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
 # Sessions of their own would each read the SDK's models of services again: most of these tests' time.
 _MODELS = create_loader()
 _WARM_UP = {"dynamodb": "list_tables", "s3": "list_buckets", "sts": "get_caller_identity"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_learnt() -> None:
+    """What calls of other tests took is not known."""
+    latency_of.cache_clear()
+    budget_of.cache_clear()
 
 
 class Script:

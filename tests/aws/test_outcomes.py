@@ -97,7 +97,7 @@ async def test_a_call_that_waits_for_a_connection_was_not_sent(
     fault_proxy: FaultProxy, connect: Connect
 ) -> None:
     """Waiting for a free connection, a call is cut before anything went out."""
-    client = await connect("s3", max_pool_connections=1)
+    client = await connect("s3", max_pool_connections=1, retries={"total_max_attempts": 1})
     fault_proxy.add(Stall())
 
     async def call(name: str) -> None:

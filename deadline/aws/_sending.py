@@ -1,0 +1,244 @@
+"""Sending one attempt: as long as it is worth waiting for, alone or with another beside it.
+
+A decision is taken when an attempt has been silent for a while, and once more at the instant that it names:
+of calls that are made at the same time, the first to find the service silent has told the others by then that
+it has become slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import aiohttp
+from botocore.exceptions import ReadTimeoutError
+
+from deadline._events import emit
+from deadline._sighting import calls
+from deadline.aws._attempts import attempt_limit, first_look, hedge_after
+from deadline.aws._call import AwsCall, current_call
+from deadline.aws._hedging import Race
+from deadline.aws._transfers import current_transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from deadline.aws._latency import Latency
+
+    Send = Callable[[Any], Awaitable[Any]]
+
+_TICK: Final = 0.001
+"""Seconds by which a timer may be early, and a decision put off is not worth it."""
+
+
+class AttemptTimeoutError(ReadTimeoutError):
+    """An attempt was given up because waiting for it was not worth it; every retry mode tries again.
+
+    It is a botocore `ReadTimeoutError`, which is what the SDK's own limit would have raised.
+    """
+
+    fmt = 'Attempt {attempt} on endpoint URL "{endpoint_url}" was given up after its share of {seconds:.3f} s'
+
+
+async def send_attempt(send: Send, request: Any) -> Any:
+    """Send one attempt of the current call, within its limit."""
+    call = current_call()
+    if call is None:
+        return await send(request)
+    raced = call.hedged() and call.further() and call.left() < math.inf
+    try:
+        if raced:
+            answer = await _raced(call, send, request)
+        else:
+            answer = await _alone(call, send, request)
+    except BaseException:
+        if call.outcome == "unknown":
+            call.lost = True
+            transfer = current_transfer()
+            if transfer is not None:
+                transfer.unanswered(call.operation, call.params)
+        raise
+    call.outcome = "unknown" if call.lost else "answered"
+    call.status = answer.status_code
+    return answer
+
+
+class _Patience:
+    """How long one attempt is waited for.
+
+    An object and no function that refers to itself: that would be garbage which only the collector finds,
+    after each call.
+
+    Attributes:
+        limit: Seconds after which it was given up, by the last decision.
+    """
+
+    __slots__ = ("_call", "_latency", "_left", "_loop", "_sent", "_timeout", "_timer", "limit")
+
+    def __init__(self, call: AwsCall, latency: Latency, timeout: asyncio.Timeout) -> None:
+        self._call = call
+        self._latency = latency
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._sent = self._loop.time()
+        self._left = call.left()
+        self.limit = math.inf
+        look = first_look(self._left, call.further(), call.limits, latency)
+        self._timer = None if look == math.inf else self._loop.call_at(self._sent + look, self._decide)
+
+    def _decide(self) -> None:
+        self.limit = attempt_limit(self._left, self._call.further(), self._call.limits, self._latency)
+        now = self._loop.time()
+        if self._sent + self.limit <= now + _TICK:
+            self._timeout.reschedule(now)
+        elif self.limit < math.inf:
+            self._timer = self._loop.call_at(self._sent + self.limit, self._decide)
+
+    def end(self) -> float:
+        """Decide no more; return the seconds that it has taken."""
+        if self._timer is not None:
+            self._timer.cancel()
+        return self._loop.time() - self._sent
+
+
+async def _alone(call: AwsCall, send: Send, request: Any) -> Any:
+    latency, timeout = call.latency(request), asyncio.timeout(None)
+    patience = _Patience(call, latency, timeout)
+    try:
+        async with timeout:
+            answer = await send(request)
+    except BaseException as error:
+        seconds = patience.end()
+        if isinstance(error, TimeoutError) and timeout.expired():
+            latency.given_up(seconds)
+            _give_up(call, latency, request, patience.limit, error)
+        if isinstance(error, asyncio.CancelledError):
+            latency.given_up(seconds)
+        raise
+    _answered(call, latency, answer, patience.end())
+    return answer
+
+
+async def _raced(call: AwsCall, send: Send, request: Any) -> Any:
+    """Send it and, if it stays silent, again beside it: the first answer is the one."""
+    loop = asyncio.get_running_loop()
+    latency, budget = call.latency(request), call.budget()
+    if call.attempt == 1:
+        budget.earn()
+    race = Race(functools.partial(_in_task, call, send, request), _drop)
+    race.start()
+    latest, beside = loop.time(), True
+    try:
+        while True:
+            now = loop.time()
+            decide = hedge_after if beside else attempt_limit
+            limit = decide(call.left() + now - latest, call.further(), call.limits, latency)
+            if latest + limit > now + _TICK:
+                ended = await race.ended(None if limit == math.inf else latest + limit - now)
+                if ended is None:
+                    continue
+                task, sent = ended
+                if race.sent and (task.exception() is not None or _is_failure(task.result())):
+                    beside = False  # the other one may do better, and is the last
+                    continue
+                _answered(call, latency, task.result(), loop.time() - sent)
+                return task.result()
+            if not beside:
+                _give_up(call, latency, request, limit, None)
+            beside = budget.spend()
+            if beside:
+                call.attempt += 1
+                call.given_up_after = max(call.given_up_after, now - latest)
+                emit(
+                    "aws.attempt_hedged",
+                    logging.DEBUG,
+                    service=call.service,
+                    operation=call.operation,
+                    attempt=call.attempt,
+                    seconds=now - latest,
+                )
+                race.start()
+                latest = now
+    finally:
+        for sent in race.sent.values():
+            latency.given_up(loop.time() - sent)
+        await race.close()
+
+
+def _is_failure(answer: Any) -> bool:
+    return bool(answer.status_code >= 500 or answer.status_code == 429)
+
+
+def _answered(call: AwsCall, latency: Latency, answer: Any, seconds: float) -> None:
+    if answer.status_code >= 400:
+        return  # how fast a service refuses tells nothing of how fast it works
+    latency.answered(seconds)
+    if call.given_up_after:
+        latency.tried_again(faster=seconds <= call.given_up_after)
+
+
+def _give_up(
+    call: AwsCall, latency: Latency, request: Any, seconds: float, error: BaseException | None
+) -> NoReturn:
+    if call.given_up_after:
+        latency.tried_again(faster=False)
+    call.given_up_after = max(call.given_up_after, seconds)
+    emit(
+        "aws.attempt_timed_out",
+        logging.INFO,
+        service=call.service,
+        operation=call.operation,
+        attempt=call.attempt,
+        seconds=seconds,
+    )
+    raise AttemptTimeoutError(
+        endpoint_url=request.url, attempt=call.attempt, seconds=seconds, error=error
+    ) from error
+
+
+async def _in_task(call: AwsCall, send: Send, request: Any) -> Any:
+    """Send in a task of its own, which is in the call as well."""
+    task = asyncio.current_task()
+    assert task is not None
+    calls[task] = call
+    try:
+        return await send(request)
+    finally:
+        del calls[task]
+
+
+def _drop(answer: Any) -> None:
+    """Close the connection of an answer that is not wanted."""
+    if isinstance(answer.raw, aiohttp.ClientResponse):
+        answer.raw.close()
+
+
+async def presumed_sent(send: Send, request: Any) -> Any:
+    """Send through a backend that does not tell when a request goes out: it may have, from here on."""
+    call = current_call()
+    if call is not None:
+        call.outcome = "unknown"
+    return await send(request)
+
+
+class _Request(aiohttp.ClientRequest):
+    """Tells its call when it goes out.
+
+    aiohttp's tracing would tell it, too, for 20 to 30 µs a request.
+    """
+
+    def send(self, conn: Any) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+        call = current_call()
+        if call is not None:
+            call.outcome = "unknown"
+        return super().send(conn)
+
+
+async def telling_session(get_session: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """The SDK's aiohttp session, whose requests tell when they go out."""
+    session = await get_session(*args)
+    session._request_class = _Request  # noqa: SLF001  # an argument of its constructor, which the SDK calls
+    return session
