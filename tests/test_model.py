@@ -21,7 +21,7 @@ from deadline import Deadline, DeadlineExceeded, current, deadline
 from deadline._scope import TIE
 from deadline.testing import VirtualLoop
 
-unhurried = settings(deadline=None, derandomize=True, max_examples=2000)
+unhurried = settings(deadline=None, derandomize=True, max_examples=1000)
 
 CLEAR = 0.0005
 """A sleep that ends this near to a cut may end before or after it: such programs say nothing."""

@@ -28,7 +28,7 @@ from deadline.testing import VirtualLoop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-unhurried = settings(deadline=None, derandomize=True, max_examples=600)
+unhurried = settings(deadline=None, derandomize=True, max_examples=400)
 
 GRID = 1 / 1024
 EXACT = 1e-9

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -132,13 +130,3 @@ def test_a_hop_that_died_is_taken_over_once_its_claim_has_ended(
     assert done["4"] == {"result": {"hops": 4}}
     assert [done[hop]["deadline_resume"]["state"] for hop in "123"] == [1, 2, 3]
     assert {"hops": 4} in [run.invocation.response for run in api.log]
-
-
-def test_the_durable_example_finds_the_same_prime() -> None:
-    """AWS's own test kit runs it, where it is installed: it does not go together with aioboto3's pins."""
-    pytest.importorskip("aws_durable_execution_sdk_python_testing")
-    example = HERE.parents[1] / "examples" / "durable.py"
-    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=60, check=True)
-    assert (
-        done.stdout == f'SUCCEEDED: {{"position": 10000, "prime": {one_long_run(10_000)}}}, 10 steps kept\n'
-    )
