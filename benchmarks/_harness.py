@@ -171,6 +171,31 @@ def ratios(ours: Blocks, theirs: Blocks, share: float = 0.5, *, allowance: float
     ]
 
 
+def added(ours: Blocks, bare: Blocks) -> list[float]:
+    """Of each block, how much more the median of one is than the other's."""
+    return [quantile(one, 0.5) - quantile(other, 0.5) for one, other in zip(ours, bare, strict=True)]
+
+
+def costs(title: str, samples: Mapping[str, Blocks]) -> Table:
+    """A table of what each costs, in microseconds."""
+    rows = [
+        [name, f"{quantile(joined(blocks), 0.5):.2f}", spread(blocks)] for name, blocks in samples.items()
+    ]
+    return Table(title, ("", "µs", "blocks"), rows)
+
+
+def bars(samples: Mapping[str, Blocks]) -> Callable[[Any], None]:
+    """Draws the same."""
+
+    def draw(axes: Any) -> None:
+        names = list(samples)[::-1]
+        middles = [quantile(joined(samples[name]), 0.5) for name in names]
+        axes[0].barh(names, middles, color=[colour(name) for name in names])
+        axes[0].set(xlabel="CPU, µs")
+
+    return draw
+
+
 def best_peer(samples: Mapping[str, Blocks], share: float = 0.5) -> str:
     """The peer whose blocks' quantiles have the lowest median.
 

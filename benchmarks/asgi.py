@@ -12,7 +12,17 @@ import gc
 import time
 from typing import TYPE_CHECKING, Any
 
-from _harness import OURS, Blocks, Criterion, Result, Table, colour, empty, joined, quantile, spread, turns
+from _harness import (
+    OURS,
+    Blocks,
+    Criterion,
+    Result,
+    added,
+    bars,
+    costs,
+    empty,
+    turns,
+)
 
 from deadline.asgi import DeadlineMiddleware
 
@@ -87,29 +97,15 @@ def _measured() -> dict[str, Blocks]:
     return samples
 
 
-def _added(ours: Blocks, bare: Blocks) -> list[float]:
-    return [quantile(one, 0.5) - quantile(other, 0.5) for one, other in zip(ours, bare, strict=True)]
-
-
 def main() -> None:
     """Measure."""
     samples = _measured()
     result = Result("asgi", "µs", ("anyio",))
-    rows = [
-        [name, f"{quantile(joined(blocks), 0.5):.2f}", spread(blocks)] for name, blocks in samples.items()
-    ]
-    result.tables.append(Table("CPU, one request without its server", ("", "µs", "blocks"), rows))
+    result.tables.append(costs("CPU, one request without its server", samples))
     for name in (OURS, WITH_HEADER):
-        added = _added(samples[name], samples[BARE])
-        result.criteria.append(Criterion(f"{name}: added, µs", added, LIMIT))
+        result.criteria.append(Criterion(f"{name}: added, µs", added(samples[name], samples[BARE]), LIMIT))
 
-    def draw(axes: Any) -> None:
-        names = list(reversed(APPS))
-        middles = [quantile(joined(samples[name]), 0.5) for name in names]
-        axes[0].barh(names, middles, color=[colour(name) for name in names])
-        axes[0].set(xlabel="CPU, µs")
-
-    result.publish(draw)
+    result.publish(bars(samples))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,18 @@ import asyncio
 import gc
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from _harness import Blocks, Criterion, Result, Table, colour, empty, joined, quantile, spread, turns
+from _harness import (
+    Blocks,
+    Criterion,
+    Result,
+    added,
+    bars,
+    costs,
+    empty,
+    turns,
+)
 
 from deadline import Breaker, BreakerOpen, LastGood, deadline, fallback
 
@@ -113,24 +122,12 @@ def main() -> None:
     """Measure."""
     samples = _measured()
     result = Result("breaker_cost", "µs", ("anyio",))
-    rows = [
-        [name, f"{quantile(joined(blocks), 0.5):.2f}", spread(blocks)] for name, blocks in samples.items()
-    ]
-    result.tables.append(Table("CPU of a call", ("", "µs", "blocks"), rows))
+    result.tables.append(costs("CPU of a call", samples))
     for name, limit in CRITERIA.items():
-        added = [
-            quantile(one, 0.5) - quantile(bare, 0.5)
-            for one, bare in zip(samples[name], samples["bare"], strict=True)
-        ]
-        result.criteria.append(Criterion(f"{name} over the bare call, µs", added, limit))
+        over = added(samples[name], samples["bare"])
+        result.criteria.append(Criterion(f"{name} over the bare call, µs", over, limit))
 
-    def draw(axes: Any) -> None:
-        names = list(reversed(BODIES))
-        middles = [quantile(joined(samples[name]), 0.5) for name in names]
-        axes[0].barh(names, middles, color=[colour("" if name == "bare" else "deadline") for name in names])
-        axes[0].set(xlabel="CPU, µs")
-
-    result.publish(draw)
+    result.publish(bars(samples))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from _harness import Blocks, Criterion, Result, Table, colour, empty, joined, quantile, spread, turns
+from _harness import (
+    Blocks,
+    Criterion,
+    Result,
+    bars,
+    costs,
+    empty,
+    quantile,
+    turns,
+)
 
 from deadline import aws
 from deadline.testing import FakeContext
@@ -89,21 +98,12 @@ def main() -> None:
     """Measure."""
     samples = _measured()
     result = Result("checkpoint", "µs", ("anyio",))
-    rows = [
-        [name, f"{quantile(joined(blocks), 0.5):.2f}", spread(blocks)] for name, blocks in samples.items()
-    ]
-    result.tables.append(Table("CPU, one checkpoint", ("", "µs", "blocks"), rows))
+    result.tables.append(costs("CPU, one checkpoint", samples))
     for name, limit in (("a dataclass", DATACLASS), ("its bytes", BYTES)):
         values = [quantile(block, 0.5) for block in samples[name]]
         result.criteria.append(Criterion(f"{name}, µs", values, limit))
 
-    def draw(axes: Any) -> None:
-        names = list(reversed(samples))
-        middles = [quantile(joined(samples[name]), 0.5) for name in names]
-        axes[0].barh(names, middles, color=[colour(name) for name in names])
-        axes[0].set(xlabel="CPU, µs")
-
-    result.publish(draw)
+    result.publish(bars(samples))
 
 
 if __name__ == "__main__":

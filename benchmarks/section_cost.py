@@ -10,20 +10,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from _harness import (
     OURS,
     Blocks,
     Criterion,
     Result,
-    Table,
-    colour,
+    bars,
+    costs,
     empty,
-    joined,
     quantile,
     ratios,
-    spread,
     turns,
 )
 
@@ -114,23 +112,14 @@ def main() -> None:
     """Measure."""
     samples = _measured()
     result = Result("section_cost", "µs", ("anyio",))
-    rows = [
-        [name, f"{quantile(joined(blocks), 0.5):.2f}", spread(blocks)] for name, blocks in samples.items()
-    ]
-    result.tables.append(Table("CPU, entry and exit or one item", ("", "µs", "blocks"), rows))
+    result.tables.append(costs("CPU, entry and exit or one item", samples))
     for name in ("section", "section, no deadline"):
         result.criteria.append(Criterion(f"{name} / deadline", ratios(samples[name], samples[OURS]), 3.0))
     for name in ("each, an item", "each, ten at once"):
         values = [quantile(block, 0.5) for block in samples[name]]
         result.criteria.append(Criterion(f"{name}, µs", values, PER_ITEM))
 
-    def draw(axes: Any) -> None:
-        names = list(reversed(BODIES))
-        middles = [quantile(joined(samples[name]), 0.5) for name in names]
-        axes[0].barh(names, middles, color=[colour(name) for name in names])
-        axes[0].set(xlabel="CPU, µs")
-
-    result.publish(draw)
+    result.publish(bars(samples))
 
 
 if __name__ == "__main__":
