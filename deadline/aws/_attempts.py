@@ -90,14 +90,14 @@ def attempt_limit(left: float, further: int, limits: Limits, latency: Latency) -
     return _best(left, limits, latency, beside=False)
 
 
-def first_look(left: float, further: int, limits: Limits, latency: Latency) -> float:
+def first_look(further: int, limits: Limits, latency: Latency) -> float:
     """How long after an attempt's start `attempt_limit` need not be asked: most are answered by then.
 
     Arguments and result as of `attempt_limit`, which is never shorter; `inf` if it need not be asked at all.
     """
     if limits.per_attempt is not None:
         return limits.per_attempt
-    if further <= 0 or left == math.inf:
+    if further <= 0:
         return math.inf
     return MIN_LIMIT if latency.known else COLD_LIMIT
 

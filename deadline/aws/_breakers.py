@@ -7,18 +7,18 @@ well.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 from urllib.parse import urlsplit
 
 from deadline._breaker import Breaker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from deadline._sighting import Call
+
+    Make = Callable[[str, Any], Awaitable[Any]]
 
 
 @final
@@ -50,18 +50,20 @@ class Breakers:
             breaker = self._made[key] = self._make(name)
         return breaker
 
+    def around(self, make: Make, client: Any, call: Call) -> Make:
+        """What makes a client's call, through the call's breaker."""
+        if call.operation in NOT_WATCHED:
+            return make
 
-def watched(client: Any, breakers: Breakers | None, call: Call) -> AbstractContextManager[None]:
-    """The block in which a client makes a call, through its breaker if it has one."""
-    if breakers is None or call.operation in NOT_WATCHED:
-        return _PLAIN
-    return _Watched(breakers.of(client, call.operation), call)
+        async def watched(operation: str, params: Any) -> Any:
+            with _Watched(self.of(client, operation), call):
+                return await make(operation, params)
+
+        return watched
 
 
 NOT_WATCHED = frozenset({"AbortMultipartUpload"})
 """What cleans up after a cut goes out whatever state its service is in."""
-
-_PLAIN = nullcontext()
 
 
 class _Watched:

@@ -35,7 +35,6 @@ from deadline._scope import current
 from deadline._section import calls_of_step
 from deadline._sighting import calls
 from deadline.aws._attempts import Limits, backoff, fits
-from deadline.aws._breakers import watched
 from deadline.aws._call import AwsCall, current_call
 from deadline.aws._client_context import tell
 from deadline.aws._limits import current_limits
@@ -44,10 +43,10 @@ from deadline.aws._transfers import METHODS, current_transfer, managed
 from deadline.aws._waiters import capped
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Callable, Collection
 
     from deadline._scope import Deadline
-    from deadline.aws._breakers import Breakers
+    from deadline.aws._breakers import Breakers, Make
 
 _NO_LIMITS: Final = Limits()
 
@@ -77,7 +76,7 @@ class DeadlineClient:
     deadline_hedge: bool | Collection[str] = False
 
     async def _make_api_call(self, operation_name: str, api_params: Any) -> Any:
-        make: Callable[..., Awaitable[Any]] = super()._make_api_call  # type: ignore[misc]
+        make: Make = super()._make_api_call  # type: ignore[misc]
         call = _begun(self, operation_name, api_params)
         if call is None:
             return await make(operation_name, api_params)
@@ -85,13 +84,13 @@ class DeadlineClient:
         if dl is not None and operation_name != _NEVER_REFUSED and not fits(call.left(), call.limits):
             await _refuse(dl, call)
         _wire(self)
+        make = _through_breaker(make, self, call)
         task = asyncio.current_task()
         assert task is not None
         around = calls.get(task)
         calls[task] = call
         try:
-            with watched(self, self.deadline_breakers, call):
-                answer = await make(operation_name, api_params)
+            answer = await make(operation_name, api_params)
         except Exception as error:
             if isinstance(error, DeadlineExceeded | AttemptTimeoutError):
                 _forget_identity(api_params)
@@ -120,6 +119,11 @@ class DeadlineClient:
     def get_waiter(self, waiter_name: str) -> Any:
         """As the SDK's, with a waiter whose polls are capped by what is left of the deadline."""
         return capped(super().get_waiter(waiter_name))  # type: ignore[misc]
+
+
+def _through_breaker(make: Make, client: Any, call: AwsCall) -> Make:
+    breakers: Breakers | None = client.deadline_breakers
+    return make if breakers is None else breakers.around(make, client, call)
 
 
 def _keep_account(client: Any, operation: str, params: Any, answer: Any, dl: Deadline) -> None:

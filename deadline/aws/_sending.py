@@ -76,7 +76,7 @@ class _Patience:
         limit: Seconds after which it was given up, by the last decision.
     """
 
-    __slots__ = ("_call", "_latency", "_left", "_loop", "_sent", "_timeout", "_timer", "limit")
+    __slots__ = ("_call", "_latency", "_loop", "_sent", "_timeout", "_timer", "limit")
 
     def __init__(self, call: AwsCall, latency: Latency, timeout: asyncio.Timeout) -> None:
         self._call = call
@@ -84,14 +84,14 @@ class _Patience:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._sent = self._loop.time()
-        self._left = call.left()
         self.limit = math.inf
-        look = first_look(self._left, call.further(), call.limits, latency)
+        look = first_look(call.further(), call.limits, latency)
         self._timer = None if look == math.inf else self._loop.call_at(self._sent + look, self._decide)
 
     def _decide(self) -> None:
-        self.limit = attempt_limit(self._left, self._call.further(), self._call.limits, self._latency)
-        now = self._loop.time()
+        call, now = self._call, self._loop.time()
+        left = call.left() + now - self._sent
+        self.limit = attempt_limit(left, call.further(), call.limits, self._latency)
         if self._sent + self.limit <= now + _TICK:
             self._timeout.reschedule(now)
         elif self.limit < math.inf:
