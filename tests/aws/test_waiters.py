@@ -34,9 +34,9 @@ async def test_a_waiter_does_not_sleep_into_the_cut(fault_proxy: FaultProxy, con
 async def test_a_waiter_polls_as_often_as_fits(fault_proxy: FaultProxy, connect: Connect) -> None:
     """With room for more polls they are made."""
     client = await connect()
-    async with deadline(0.7):
+    async with deadline(1.4):
         with pytest.raises(InsufficientTime):
-            await client.get_waiter("table_exists").wait(TableName="never", WaiterConfig={"Delay": 0.3})
+            await client.get_waiter("table_exists").wait(TableName="never", WaiterConfig={"Delay": 0.6})
     assert polls(fault_proxy) == 3
 
 
