@@ -304,7 +304,7 @@ class Breaker:
         dl = current()
         if dl is None:
             return []
-        records = dl._records()  # noqa: SLF001  # rare: not worth a method of every scope's
+        records = dl.records()
         return [(record.breakers.setdefault(self, BreakerAccount(self)), dl.now()) for record in records]
 
 

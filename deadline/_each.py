@@ -12,12 +12,13 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, final
 
 import anyio
 
 from deadline import _source
-from deadline._errors import InsufficientTime
+from deadline._errors import DeadlineExceeded, InsufficientTime, says_time_is_up
 from deadline._report import BatchReport
 from deadline._scope import current, remaining
 from deadline._timer import clock_of
@@ -320,11 +321,9 @@ class _Work(Generic[Item, Result]):
 
 def _refuses(error: BaseException) -> bool:
     """Whether a deadline around all items left too little time; one of the item's own is its own matter."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_refuses, error.exceptions))
-    around = current()
-    return (
-        isinstance(error, InsufficientTime)
-        and around is not None
-        and error.deadline in {around, *around._around()}  # noqa: SLF001  # its own kind
-    )
+
+    def is_of_one_around(exceeded: DeadlineExceeded) -> bool:
+        dl = exceeded.deadline
+        return isinstance(exceeded, InsufficientTime) and dl is not None and dl.covers(copy_context())
+
+    return says_time_is_up(error, is_of_one_around) is not None

@@ -587,23 +587,23 @@ class Deadline:
             self._record = Record()
         return self._record
 
-    def _records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Record]:
         """The records of this block and of every one around."""
         return (dl.record() for dl in (self, *self._around()))
 
     def begin_step(self, step: Step) -> None:
         """Remember a step, here and in every deadline around."""
-        for record in self._records():
+        for record in self.records():
             record.steps.append(step)
 
     def begin_section(self, report: Callable[[], SectionReport]) -> None:
         """Remember a critical section, here and in every deadline around."""
-        for record in self._records():
+        for record in self.records():
             record.sections.append(report)
 
     def begin_batch(self, report: Callable[[], BatchReport]) -> None:
         """Remember a batch, here and in every deadline around."""
-        for record in self._records():
+        for record in self.records():
             record.batches.append(report)
 
     def shares(self) -> Shares:
@@ -660,7 +660,7 @@ class Deadline:
 
     def leave_behind(self, what: str) -> None:
         """Have the reports, here and of every deadline around, name what could not be cleaned up."""
-        for record in self._records():
+        for record in self.records():
             record.left_behind.append(what)
 
     def now(self) -> float:
