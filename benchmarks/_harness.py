@@ -7,6 +7,7 @@ each block, where both sides met the same conditions, and the median over the bl
 
 from __future__ import annotations
 
+import asyncio
 import json
 import platform
 import random
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
 BLOCKS: Final = 5
 RESULTS: Final = Path(__file__).parent / "results"
@@ -141,6 +142,17 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[int, int, str]]:
 def empty(names: Sequence[str]) -> dict[str, Blocks]:
     """Room for the samples of each."""
     return {name: [[] for _ in range(BLOCKS)] for name in names}
+
+
+def measured(
+    cost: Callable[[str], Coroutine[Any, Any, float]], names: Sequence[str], rounds: int
+) -> dict[str, Blocks]:
+    """What each costs, in turns on one loop."""
+    samples = empty(names)
+    with asyncio.Runner() as runner:
+        for block, _, name in turns(names, rounds):
+            samples[name][block].append(runner.run(cost(name)))
+    return samples
 
 
 def quantile(values: Sequence[float], share: float) -> float:

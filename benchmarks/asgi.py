@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from _harness import (
     OURS,
-    Blocks,
     Criterion,
     Result,
     added,
     bars,
     costs,
-    empty,
-    turns,
+    measured,
 )
 
 from deadline.asgi import DeadlineMiddleware
@@ -89,17 +87,9 @@ async def _cpu(name: str) -> float:
     return (time.process_time_ns() - started) / TIMES / 1e3
 
 
-def _measured() -> dict[str, Blocks]:
-    samples = empty(list(APPS))
-    with asyncio.Runner() as runner:
-        for block, _, name in turns(list(APPS), BATCHES):
-            samples[name][block].append(runner.run(_cpu(name)))
-    return samples
-
-
 def main() -> None:
     """Measure."""
-    samples = _measured()
+    samples = measured(_cpu, list(APPS), BATCHES)
     result = Result("asgi", "µs", ("anyio",))
     result.tables.append(costs("CPU, one request without its server", samples))
     for name in (OURS, WITH_HEADER):

@@ -7,21 +7,18 @@ scale. In batches inside of one task, as in `scope_cost.py`.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from _harness import (
-    Blocks,
     Criterion,
     Result,
     added,
     bars,
     costs,
-    empty,
-    turns,
+    measured,
 )
 
 from deadline import Breaker, BreakerOpen, LastGood, deadline, fallback
@@ -108,19 +105,11 @@ async def _cpu(name: str) -> float:
         return (time.process_time_ns() - started) / TIMES / 1e3
 
 
-def _measured() -> dict[str, Blocks]:
-    with suppress(RuntimeError), shut:
-        raise RuntimeError
-    samples = empty(list(BODIES))
-    with asyncio.Runner() as runner:
-        for block, _, name in turns(list(BODIES), BATCHES):
-            samples[name][block].append(runner.run(_cpu(name)))
-    return samples
-
-
 def main() -> None:
     """Measure."""
-    samples = _measured()
+    with suppress(RuntimeError), shut:
+        raise RuntimeError
+    samples = measured(_cpu, list(BODIES), BATCHES)
     result = Result("breaker_cost", "µs", ("anyio",))
     result.tables.append(costs("CPU of a call", samples))
     for name, limit in CRITERIA.items():

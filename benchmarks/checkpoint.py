@@ -6,21 +6,18 @@ invocation, as in `scope_cost.py`.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from _harness import (
-    Blocks,
     Criterion,
     Result,
     bars,
     costs,
-    empty,
+    measured,
     quantile,
-    turns,
 )
 
 from deadline import aws
@@ -79,24 +76,18 @@ def _handler(kind: type[Any], state: Any) -> Any:
     return function
 
 
-async def _batch(function: Any) -> float:
+HANDLERS = {name: _handler(*given) for name, given in KINDS.items()}
+
+
+async def _batch(name: str) -> float:
     gc.collect()
-    result: float = await function.invoke({"bucket": "b"}, FakeContext(60))
+    result: float = await HANDLERS[name].invoke({"bucket": "b"}, FakeContext(60))
     return result
-
-
-def _measured() -> dict[str, Blocks]:
-    functions = {name: _handler(*given) for name, given in KINDS.items()}
-    samples = empty(list(functions))
-    with asyncio.Runner() as runner:
-        for block, _, name in turns(list(functions), BATCHES):
-            samples[name][block].append(runner.run(_batch(functions[name])))
-    return samples
 
 
 def main() -> None:
     """Measure."""
-    samples = _measured()
+    samples = measured(_batch, list(KINDS), BATCHES)
     result = Result("checkpoint", "µs", ("anyio",))
     result.tables.append(costs("CPU, one checkpoint", samples))
     for name, limit in (("a dataclass", DATACLASS), ("its bytes", BYTES)):

@@ -7,22 +7,19 @@ item. In batches inside of one task, as in `scope_cost.py`.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
 from typing import TYPE_CHECKING
 
 from _harness import (
     OURS,
-    Blocks,
     Criterion,
     Result,
     bars,
     costs,
-    empty,
+    measured,
     quantile,
     ratios,
-    turns,
 )
 
 from deadline import critical, deadline, each
@@ -100,17 +97,9 @@ async def _timed(body: Callable[[], Awaitable[None]]) -> float:
     return (time.process_time_ns() - started) / TIMES / 1e3
 
 
-def _measured() -> dict[str, Blocks]:
-    samples = empty(list(BODIES))
-    with asyncio.Runner() as runner:
-        for block, _, name in turns(list(BODIES), BATCHES):
-            samples[name][block].append(runner.run(_cpu(name)))
-    return samples
-
-
 def main() -> None:
     """Measure."""
-    samples = _measured()
+    samples = measured(_cpu, list(BODIES), BATCHES)
     result = Result("section_cost", "µs", ("anyio",))
     result.tables.append(costs("CPU, entry and exit or one item", samples))
     for name in ("section", "section, no deadline"):
