@@ -222,8 +222,8 @@ def _is_edge(kinds: str) -> Callable[[Event], bool]:
 _COMPARED: Final = "2026-11-21"
 """When the entries that say so were compared with the page they name, or with a copy of it.
 
-The shapes of events were compared with the models of Powertools for AWS Lambda 3.37 as well. Comments name what else
-was read.
+The shapes of events were compared with the models of Powertools for AWS Lambda 3.37 as well, where it has one. Comments
+name what else was read.
 """
 _WITH_OLD: Final = _COMPARED + ", in part with a copy of 2023 or before"
 """Where AWS's own repository of the page was all there was for a part of it; comments say for which."""
@@ -241,12 +241,12 @@ _EDGE_DOCS: Final = (
 _NO_CLOCK: Final = "none: how old a record is says how long the backlog is"
 
 callers: Final[tuple[Caller, ...]] = (
-    # What an error means from urls-monitoring.html, which counts timeouts as 5xx, too.
+    # The event is old; what an error means from urls-monitoring.html, which counts timeouts as 5xx, too.
     Caller(
         "function-url", "Lambda function URL", _is_function_url,
         None, _ms("requestContext", "timeEpoch"), "requestContext.timeEpoch, ms", True,
         "HTTP 5xx", "as long as the function's own timeout: no other is documented",
-        _LAMBDA_DOCS + "urls-invocation.html", _COMPARED,
+        _LAMBDA_DOCS + "urls-invocation.html", _WITH_OLD,
     ),
     Caller(
         "http-api", "API Gateway, HTTP API", _is_http_api,
@@ -339,7 +339,7 @@ callers: Final[tuple[Caller, ...]] = (
         "durable", "Lambda durable function",
         lambda event: {"DurableExecutionArn", "CheckpointToken"} <= event.keys(),
         None, None, "the execution's own, which outlives invocations", None,
-        "in a step that is tried again, as it says; elsewhere the execution fails",
+        "a step is tried again, as it says; outside of one the execution fails",
         "whoever started it synchronously, or a queue or stream, waits for the whole execution, as a rule for "
         "15 minutes at the most, which the event does not tell; an invocation ends at the function's timeout",
         _LAMBDA_DOCS + "durable-invoking.html", _COMPARED,
@@ -348,22 +348,22 @@ callers: Final[tuple[Caller, ...]] = (
     Caller(
         "sqs", "SQS queue", _records("eventSource", "aws:sqs"),
         None, None, _NO_CLOCK, False,
-        "the whole batch comes again, or what a partial response names, when its visibility timeout has passed",
-        "that timeout is never less than the function's, and better six times as long",
+        "the whole batch comes again when its visibility timeout has passed, or what a partial response names",
+        "the visibility timeout is never less than the function's, and better six times as long",
         _LAMBDA_DOCS + "services-sqs-configure.html", _COMPARED,
     ),
     # Partial responses from services-kinesis-batchfailurereporting.html.
     Caller(
         "kinesis", "Kinesis stream", _records("eventSource", "aws:kinesis"),
         None, None, _NO_CLOCK, False, _STREAM_RETRIED,
-        "tried until the records expire, unless the mapping has a limit",
+        "a failed batch is tried until its records expire, unless the mapping has a limit",
         _LAMBDA_DOCS + "kinesis-on-failure-destination.html", _COMPARED,
     ),
     # Partial responses from services-ddb-batchfailurereporting.html.
     Caller(
         "dynamodb", "DynamoDB stream", _records("eventSource", "aws:dynamodb"),
         None, None, _NO_CLOCK, False, _STREAM_RETRIED,
-        "tried until the records expire, after 24 hours, unless the mapping has a limit",
+        "a failed batch is tried until its records expire, after 24 hours, unless the mapping has a limit",
         _LAMBDA_DOCS + "services-ddb-params.html", _COMPARED,
     ),
     # Of the next three, what an error means from invocation-async-error-handling.html.
