@@ -58,6 +58,10 @@ MARGIN: Final = 0.5
 LOOKING: Final = 0.05
 """Seconds between two looks at the stack, each some 10 µs: that is how it knows what took how long."""
 
+# With which share of the margin left who acts. A lifespan's own deadline cuts at the whole of it, and
+# interrupts what blocks at a third; whoever comes later is for what that does not reach.
+IMPORTS, OPENINGS, LOCKED = 1.0, 0.2, 0.1
+
 DEEPEST: Final = 12
 """Functions that are shown of what the innermost module calls."""
 
@@ -194,10 +198,12 @@ class Account:
 
     Args:
         root: The module that is imported first.
+        before: Seconds that were over before the first look.
     """
 
-    def __init__(self, root: CodeType) -> None:
+    def __init__(self, root: CodeType, before: float) -> None:
         self._root = root
+        self._before = before
         self._spent: dict[Place, float] = {}
         self.chain: list[Place] = []
         """The modules being imported, the root first, as they were seen last."""
@@ -210,6 +216,8 @@ class Account:
         root = next((at for at, one in enumerate(stack) if one.f_code is self._root), None)
         if root is None:
             return False
+        if not self.chain:  # the first look: nothing was seen before it
+            since = 0.0
         inward = [one for one in stack[root::-1] if not _is_importing(one)]
         last = max(at for at, one in enumerate(inward) if one.f_code.co_name == "<module>")
         self.chain = [_place(one) for one in inward[: last + 1] if one.f_code.co_name == "<module>"]
@@ -233,9 +241,14 @@ class Account:
         if len(self.inside) > DEEPEST:
             yield f"{indent}... {len(self.inside) - DEEPEST} calls"
         for call in self.inside[-DEEPEST:]:
-            yield f"{indent}{call}"
+            yield f"{indent}in {call}"
         root = self.chain[0]
-        others = [place for place in self._spent if place.file == root.file and place != root]
+        others = [
+            place
+            for place, spent in self._spent.items()
+            if place.file == root.file and place != root and spent >= LOOKING
+        ]
+        yield f"{self._before:8.2f} s  before init_deadline was called"
         for place in sorted(others, key=self._spent.__getitem__, reverse=True)[:3]:
             yield f"{self._spent[place]:8.2f} s  before, at {place}"
 
@@ -250,11 +263,12 @@ class Watch:
 
     def __init__(self, phase: Phase, root: CodeType) -> None:
         self._phase = phase
-        self._account = Account(root)
+        self._account = Account(root, phase.spent())
         self._watched = threading.get_ident()
         self._over = threading.Event()
         self.opening: str | None = None
         """The lifespan that is being entered, under a deadline of its own."""
+        self.told = False
 
     def start(self) -> None:
         """Begin."""
@@ -273,23 +287,21 @@ class Watch:
                 if not self._account.see(frame, looked - before):
                     return
                 del frame
-                if phase.left() <= self._tells_at():
+                share = IMPORTS if self.opening is None else OPENINGS
+                if phase.left() <= phase.margin * share:
                     self._tell()
                     return
                 if not armed and phase.left() <= phase.limit / 2:
                     armed = True
-                    faulthandler.dump_traceback_later(phase.left() - phase.margin / 2)
-                if self._over.wait(max(0.0, min(LOOKING, phase.left() - self._tells_at()))):
+                    faulthandler.dump_traceback_later(phase.left() - phase.margin * LOCKED)
+                if self._over.wait(max(0.0, min(LOOKING, phase.left() - phase.margin * share))):
                     return
         finally:
             if armed:
                 faulthandler.cancel_dump_traceback_later()
 
-    def _tells_at(self) -> float:
-        """With how many seconds left it is told. A lifespan's own deadline comes first, and tells more."""
-        return self._phase.margin * (1.0 if self.opening is None else 0.2)
-
     def _tell(self) -> None:
+        self.told = True
         importing = None if self.opening else self._account.importing()
         _tell(self._phase, importing=importing, opening=self.opening, stack=self._account.render())
 
@@ -341,7 +353,8 @@ def enter(plan: Plan) -> None:
         if exceeded.deadline is not dl:
             raise
         end()
-        _tell(phase, importing=None, opening=name, stack=exceeded.report.render())
+        if _watch is None or not _watch.told:
+            _tell(phase, importing=None, opening=name, stack=exceeded.report.render())
         lifespan = environment().lifespan(plan.lifespan, plan.outside)
         if not environment().run(lifespan.close(max(0.0, phase.left() / 2))):
             replace_environment()

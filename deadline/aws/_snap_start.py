@@ -10,8 +10,8 @@ them (https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks-pytho
 
 - before the snapshot lifespans are left, clients with them, the loop is closed, helper processes are ended;
 - after a restore what services took before is forgotten, and what an init phase opens is opened: notices'
-  clients, eager lifespans. There are ten seconds for that, and whoever exceeds them fails the restore: what is
-  not open in time is left to the first invocation (`_init.enter`).
+  clients, eager lifespans. There are ten seconds for that, and whoever exceeds them fails the restore: what
+  is not open in time is left to the first invocation (`_init.enter`).
 
 Breakers and last good answers keep what they know. They go by the wall clock, which has gone on (`_elapsed`):
 an open breaker is due for a probe, an answer that is too old is not given.

@@ -111,7 +111,8 @@ class Environment:
     def wait_ready(self, until: float) -> bool:
         """Return whether the runtime asked for an event before `until`, on the monotonic clock.
 
-        Under SnapStart it says before that that the snapshot may be taken. With several workers, one of them is enough:
+        Under SnapStart it says before that that the snapshot may be taken, which is enough. With several
+        workers, one of them is:
         https://docs.aws.amazon.com/lambda/latest/dg/lambda-managed-instances-execution-environment.html
         """
         with self._changed:

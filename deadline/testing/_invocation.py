@@ -59,7 +59,9 @@ class FunctionError:
 
         https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks-python.html
         """
-        message = f"RequestId: {request_id} Error: not initialised in time, or not restored in {restoring:.0f} s"
+        message = (
+            f"RequestId: {request_id} Error: not initialised in time, or not restored in {restoring:.0f} s"
+        )
         return cls("SnapStartTimeoutException", message)
 
     @classmethod
