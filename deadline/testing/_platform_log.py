@@ -71,10 +71,10 @@ def report(
     *,
     duration: float,
     init_duration: float | None,
-    restore_duration: float | None,
     memory: int,
     max_memory_used: int,
     error: FunctionError | None,
+    restore_duration: float | None = None,
 ) -> str:
     """Return the line with the figures.
 

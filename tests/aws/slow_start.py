@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from deadline import aws
 
-aws.init_deadline(limit=2.0)
+aws.init_deadline(limit=3.0)
 
 import asyncio
 import os
@@ -28,11 +28,6 @@ async def connect() -> None:
         await asyncio.sleep(60)
     if how == "block":
         time.sleep(60)  # noqa: ASYNC251  # it is the case
-    if how == "unwind":
-        try:
-            await asyncio.sleep(60)
-        finally:
-            await asyncio.sleep(0.3)
     while how == "swallow":
         try:
             await asyncio.sleep(60)

@@ -19,7 +19,7 @@ from deadline.aws import _init
 from deadline.testing import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from deadline.testing import Invocation
 
@@ -111,35 +111,38 @@ def test_the_margin_is_at_most_half_of_the_limit() -> None:
 
 # --- in processes that are killed -------------------------------------------------------------------------
 
+LIMIT = 3.0
+"""As `slow_start.py` has it. Python's start is a part of it, and takes long on a busy machine."""
+
 CASES: dict[str, dict[str, str]] = {
     "sleep": {"LOAD": "sleep"},
     "spin": {"LOAD": "spin"},
     "lock": {"LOAD": "lock"},
     "hang": {"OPEN": "hang"},
     "block": {"OPEN": "block"},
-    "unwind": {"OPEN": "unwind"},
     "swallow": {"OPEN": "swallow"},
     "fail": {"OPEN": "fail"},
     "quick": {},
 }
 
 
+def start(case: str) -> list[Invocation]:
+    """Two invocations of a function; of one that is killed before the first, one."""
+    env = {"PYTHONPATH": ROOT} | CASES[case]
+    killed = "LOAD" in env
+    with Emulator(
+        "slow_start.handler", path=HERE, timeout=0.1 if killed else 5.0, init_timeout=LIMIT, env=env
+    ) as function:
+        return [function.invoke({}) for _ in range(1 if killed else 2)]
+
+
 @pytest.fixture(scope="module")
-def started() -> Callable[[str], list[Invocation]]:
-    """Two invocations of a function each, in environments of their own, side by side."""
+def started() -> Iterator[Callable[[str], list[Invocation]]]:
+    """All of them side by side. A test that is run again gets an environment of its own."""
     pytest.importorskip("awslambdaric")
-
-    def start(case: str) -> list[Invocation]:
-        env = {"PYTHONPATH": ROOT} | CASES[case]
-        killed = "LOAD" in env
-        with Emulator(
-            "slow_start.handler", path=HERE, timeout=0.1 if killed else 5.0, init_timeout=2.0, env=env
-        ) as function:
-            return [function.invoke({}) for _ in range(1 if killed else 2)]
-
-    with ThreadPoolExecutor(5) as pool:
+    with ThreadPoolExecutor(6) as pool:
         running = {case: pool.submit(start, case) for case in CASES}
-    return lambda case: running[case].result()
+        yield lambda case: running.pop(case).result() if case in running else start(case)
 
 
 def told(log: str) -> str:
@@ -157,14 +160,14 @@ def test_an_import_that_does_not_end_is_named_before_the_kill(
     (ended,) = started(how)
     said = told(ended.log)
     assert re.match(
-        r"seconds=1\.[5-9]\d\d limit=2\.000 importing='slow_start.py:\d+ > slow_import.py:\d+' ", said
+        r"seconds=2\.[5-9]\d\d limit=3\.000 importing='slow_start.py:\d+ > slow_import.py:\d+' ", said
     )
     assert re.search(r"\d\.\d\d s  slow_start \(slow_start.py:\d+\)\n", said)
     assert re.search(
         r"\d\.\d\d s    slow_import \(slow_import.py:\d+\)\n +in load \(slow_import.py:\d+\)", said
     )
     assert "s  before init_deadline was called" in said
-    assert re.search(r"INIT_REPORT Init Duration: 20\d\d\.\d\d ms\tPhase: init\tStatus: timeout", ended.log)
+    assert re.search(r"INIT_REPORT Init Duration: 30\d\d\.\d\d ms\tPhase: init\tStatus: timeout", ended.log)
     assert ended.log.index("aws.init_exceeded") < ended.log.index("INIT_REPORT")
 
 
@@ -179,14 +182,14 @@ def test_an_import_that_holds_the_lock_leaves_its_stack(started: Callable[[str],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["hang", "block", "unwind", "swallow"])
+@pytest.mark.parametrize("how", ["hang", "block", "swallow"])
 def test_a_lifespan_that_hangs_is_named_and_left_to_the_first_invocation(
     started: Callable[[str], list[Invocation]], how: str
 ) -> None:
     """Whatever it does: the environment is not killed, and the second time it opens."""
     first, second = started(how)
     said = told(first.log)
-    assert re.match(r"seconds=1\.[5-9]\d\d limit=2\.000 importing=None opening='clients'\n", said)
+    assert re.match(r"seconds=2\.[5-9]\d\d limit=3\.000 importing=None opening='clients'\n", said)
     assert re.search(r"connect +slow_start\.py:\d\d", said)
     assert first.response["entered"] == 2, first.log
     assert second.response == first.response
