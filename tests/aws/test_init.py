@@ -19,8 +19,6 @@ from deadline.aws import _init
 from deadline.testing import Emulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from deadline.testing import Invocation
 
 HERE = Path(__file__).parent
@@ -114,35 +112,24 @@ def test_the_margin_is_at_most_half_of_the_limit() -> None:
 LIMIT = 3.0
 """As `slow_start.py` has it. Python's start is a part of it, and takes long on a busy machine."""
 
-CASES: dict[str, dict[str, str]] = {
-    "sleep": {"LOAD": "sleep"},
-    "spin": {"LOAD": "spin"},
-    "lock": {"LOAD": "lock"},
-    "hang": {"OPEN": "hang"},
-    "block": {"OPEN": "block"},
-    "swallow": {"OPEN": "swallow"},
-    "fail": {"OPEN": "fail"},
-    "quick": {},
-}
 
-
-def start(case: str) -> list[Invocation]:
-    """Two invocations of a function; of one that is killed before the first, one."""
-    env = {"PYTHONPATH": ROOT} | CASES[case]
-    killed = "LOAD" in env
-    with Emulator(
-        "slow_start.handler", path=HERE, timeout=0.1 if killed else 5.0, init_timeout=LIMIT, env=env
-    ) as function:
-        return [function.invoke({}) for _ in range(1 if killed else 2)]
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Callable[[str], list[Invocation]]]:
-    """All of them side by side. A test that is run again gets an environment of its own."""
+def start(*cases: dict[str, str]) -> list[list[Invocation]]:
+    """Two invocations in each environment, all side by side; of one that is killed before the first, one."""
     pytest.importorskip("awslambdaric")
-    with ThreadPoolExecutor(6) as pool:
-        running = {case: pool.submit(start, case) for case in CASES}
-        yield lambda case: running.pop(case).result() if case in running else start(case)
+
+    def run(case: dict[str, str]) -> list[Invocation]:
+        killed = "LOAD" in case
+        with Emulator(
+            "slow_start.handler",
+            path=HERE,
+            timeout=0.1 if killed else 5.0,
+            init_timeout=LIMIT,
+            env={"PYTHONPATH": ROOT} | case,
+        ) as function:
+            return [function.invoke({}) for _ in range(1 if killed else 2)]
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(run, cases))
 
 
 def told(log: str) -> str:
@@ -152,29 +139,22 @@ def told(log: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["sleep", "spin"])
-def test_an_import_that_does_not_end_is_named_before_the_kill(
-    started: Callable[[str], list[Invocation]], how: str
-) -> None:
-    """The chain of imports, what the innermost is in, and how long each has taken."""
-    (ended,) = started(how)
-    said = told(ended.log)
-    assert re.match(
-        r"seconds=2\.[5-9]\d\d limit=3\.000 importing='slow_start.py:\d+ > slow_import.py:\d+' ", said
-    )
-    assert re.search(r"\d\.\d\d s  slow_start \(slow_start.py:\d+\)\n", said)
-    assert re.search(
-        r"\d\.\d\d s    slow_import \(slow_import.py:\d+\)\n +in load \(slow_import.py:\d+\)", said
-    )
-    assert "s  before init_deadline was called" in said
-    assert re.search(r"INIT_REPORT Init Duration: 30\d\d\.\d\d ms\tPhase: init\tStatus: timeout", ended.log)
-    assert ended.log.index("aws.init_exceeded") < ended.log.index("INIT_REPORT")
-
-
-@pytest.mark.slow
-def test_an_import_that_holds_the_lock_leaves_its_stack(started: Callable[[str], list[Invocation]]) -> None:
-    """Neither a thread nor a signal of Python's can run; `faulthandler` can."""
-    (ended,) = started("lock")
+def test_an_import_that_does_not_end_is_named_before_the_kill() -> None:
+    """Asleep, spinning, or holding the interpreter's lock, where only the stack can be had."""
+    *named, locked = start({"LOAD": "sleep"}, {"LOAD": "spin"}, {"LOAD": "lock"})
+    for (ended,) in named:
+        said = told(ended.log)
+        chain = r"importing='slow_start.py:\d+ > slow_import.py:\d+' opening=None\n"
+        assert re.match(rf"seconds=2\.[5-9]\d\d limit=3\.000 {chain}", said)
+        assert re.search(r"\d\.\d\d s  slow_start \(slow_start.py:\d+\)\n", said)
+        innermost = r"\d\.\d\d s    slow_import \(slow_import.py:\d+\)\n +in load \(slow_import.py:\d+\)"
+        assert re.search(innermost, said)
+        assert "s  before init_deadline was called" in said
+        assert re.search(
+            r"INIT_REPORT Init Duration: 3\d\d\d\.\d\d ms\tPhase: init\tStatus: timeout", ended.log
+        )
+        assert ended.log.index("aws.init_exceeded") < ended.log.index("INIT_REPORT")
+    (ended,) = locked
     stack = ended.log.partition("Timeout (0:00:0")[2].partition("INIT_REPORT")[0]
     assert re.search(r"slow_import.py\", line \d+ in load\n", stack), ended.log
     assert re.search(r"slow_start.py\", line \d+ in <module>\n", stack)
@@ -182,34 +162,24 @@ def test_an_import_that_holds_the_lock_leaves_its_stack(started: Callable[[str],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["hang", "block", "swallow"])
-def test_a_lifespan_that_hangs_is_named_and_left_to_the_first_invocation(
-    started: Callable[[str], list[Invocation]], how: str
-) -> None:
+def test_a_lifespan_that_hangs_is_named_and_left_to_the_first_invocation() -> None:
     """Whatever it does: the environment is not killed, and the second time it opens."""
-    first, second = started(how)
-    said = told(first.log)
-    assert re.match(r"seconds=2\.[5-9]\d\d limit=3\.000 importing=None opening='clients'\n", said)
-    assert re.search(r"connect +slow_start\.py:\d\d", said)
-    assert first.response["entered"] == 2, first.log
-    assert second.response == first.response
-    assert first.init_duration is not None
-    assert "INIT_REPORT" not in first.log
-    assert "Timeout (" not in first.log + second.log
+    for first, second in start({"OPEN": "hang"}, {"OPEN": "block"}, {"OPEN": "swallow"}):
+        said = told(first.log)
+        assert re.match(r"seconds=2\.[5-9]\d\d limit=3\.000 importing=None opening='clients'\n", said)
+        assert re.search(r"connect +slow_start\.py:\d\d", said)
+        assert first.response["entered"] == 2, first.log
+        assert second.response == first.response
+        assert first.init_duration is not None
+        assert "INIT_REPORT" not in first.log
+        assert "Timeout (" not in first.log + second.log
 
 
 @pytest.mark.slow
-def test_a_lifespan_that_fails_fails_the_init_phase(started: Callable[[str], list[Invocation]]) -> None:
-    """Its error is the function's, as without an init deadline."""
-    first, _ = started("fail")
-    assert first.error is not None
-    assert (first.error.type, first.error.message) == ("LookupError", "no database")
-    assert "aws.init_exceeded" not in first.log
-
-
-@pytest.mark.slow
-def test_a_quick_start_is_left_alone(started: Callable[[str], list[Invocation]]) -> None:
-    """Nothing is told, and nothing goes off later."""
-    first, second = started("quick")
-    assert first.response["entered"] == second.response["entered"] == 1
-    assert "aws." not in first.log + second.log
+def test_what_is_in_time_is_as_without_an_init_deadline() -> None:
+    """Nothing is told of a quick start, nor goes off later; a lifespan that fails fails the init phase."""
+    quick, (failed, _) = start({}, {"OPEN": "fail"})
+    assert [one.response["entered"] for one in quick] == [1, 1]
+    assert failed.error is not None
+    assert (failed.error.type, failed.error.message) == ("LookupError", "no database")
+    assert "init_exceeded" not in quick[0].log + quick[1].log + failed.log
