@@ -18,6 +18,7 @@ is no longer on the stack: it may be the handler's module, or one of its imports
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import math
@@ -293,7 +294,10 @@ class Watch:
                     return
                 if not armed and phase.left() <= phase.limit / 2:
                     armed = True
-                    faulthandler.dump_traceback_later(phase.left() - phase.margin * LOCKED)
+                    with contextlib.suppress(Exception):  # somebody's own stderr may be no file
+                        faulthandler.dump_traceback_later(
+                            phase.left() - phase.margin * LOCKED, file=sys.__stderr__ or sys.stderr
+                        )
                 if self._over.wait(max(0.0, min(LOOKING, phase.left() - phase.margin * share))):
                     return
         finally:

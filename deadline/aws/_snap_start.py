@@ -40,10 +40,7 @@ def when_restored(opening: Callable[[], None]) -> None:
 
 def _register() -> None:
     try:
-        from snapshot_restore_py import (  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
-            register_after_restore,
-            register_before_snapshot,
-        )
+        from snapshot_restore_py import register_after_restore, register_before_snapshot  # noqa: PLC0415
     except ImportError:
         logger.warning(
             "SnapStart: this runtime has no snapshot_restore_py, so that eager lifespans are entered by the "

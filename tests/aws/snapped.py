@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiobotocore.session import get_session
-from snapshot_restore_py import register_before_snapshot  # type: ignore[import-untyped,unused-ignore]
+from snapshot_restore_py import register_before_snapshot
 
 from deadline import Breaker, aws
 from deadline.aws._latency import latency_of

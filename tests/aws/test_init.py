@@ -45,6 +45,23 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
         aws.init_deadline(**arguments)
 
 
+@pytest.mark.slow
+def test_it_is_loaded_by_those_who_ask_for_it() -> None:
+    """No other cold start pays for it, nor for SnapStart."""
+    code = """
+import sys
+from deadline import aws
+loaded = lambda: [name for name in ("_init", "_snap_start") if f"deadline.aws.{name}" in sys.modules]
+before = loaded(), "init_deadline" in dir(aws)
+aws.init_deadline()
+print(before, loaded())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "([], True) ['_init']\n"
+
+
 def test_outside_of_lambda_nothing_happens() -> None:
     """No thread, and nothing to remember."""
     before = threading.enumerate()
