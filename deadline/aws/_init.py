@@ -191,7 +191,7 @@ def _is_importing(frame: FrameType) -> bool:
 
 def _place(frame: FrameType) -> Place:
     name = str(frame.f_globals.get("__name__", "?"))
-    return Place(name, frame.f_code.co_filename, frame.f_lineno)
+    return Place(name, frame.f_code.co_filename, frame.f_lineno or 0)
 
 
 class Account:

@@ -23,7 +23,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from deadline._events import logger
-from deadline.aws._environment import close_environment, replace_environment
+from deadline.aws._environment import close_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,15 +55,14 @@ def close_all() -> None:
     """Close what is open: no two environments may share it."""
     if "deadline.aws._init" in sys.modules:
         sys.modules["deadline.aws._init"].end()
-    _end_helpers()
+    if "deadline.aws._helper" in sys.modules:
+        sys.modules["deadline.aws._helper"].end_all()
     close_environment()
 
 
 def open_all() -> None:
     """Forget what is stale, and open what the first invocation would wait for."""
-    # A hook of somebody else's may have run after ours, and have called the handler.
-    _end_helpers()
-    replace_environment()
+    close_all()  # a hook of somebody else's may have run after ours, and have called the handler
     if "deadline.aws._latency" in sys.modules:
         from deadline.aws._hedging import budget_of  # noqa: PLC0415  # loaded with the SDK
         from deadline.aws._latency import latency_of  # noqa: PLC0415
@@ -75,8 +74,3 @@ def open_all() -> None:
     _init.restored()
     for opening in _openings:
         opening()
-
-
-def _end_helpers() -> None:
-    if "deadline.aws._helper" in sys.modules:
-        sys.modules["deadline.aws._helper"].end_all()

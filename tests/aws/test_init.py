@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +124,69 @@ def test_the_margin_is_at_most_half_of_the_limit() -> None:
     """A short limit keeps some time for the work."""
     assert _init.Phase(10.0).margin == 0.5
     assert _init.Phase(0.6, 2.0).margin == 0.3
+
+
+# --- what is being imported -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Import `outer`, which looks once, and imports `inner`, which looks from a function; what was seen."""
+    seen: list[Any] = []
+    accounts: list[_init.Account] = []
+
+    def look(seconds: float) -> None:
+        frame = sys._getframe(1)
+        if not accounts:
+            root = _init.imported_first(frame)
+            assert root is not None
+            accounts.append(_init.Account(root, 0.25))
+        assert accounts[0].see(frame, seconds)
+        seen.append((accounts[0].importing(), accounts[0].render()))
+
+    (tmp_path / "outer.py").write_text("import looking\nlooking.at(9)\nlooking.at(2)\n\nimport inner\n")
+    (tmp_path / "inner.py").write_text("import looking\n\ndef load():\n    looking.at(1)\n\nload()\n")
+    looking: Any = types.ModuleType("looking")
+    looking.at = look
+    monkeypatch.setitem(sys.modules, "looking", looking)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("outer")
+    for name in ("outer", "inner"):
+        del sys.modules[name]
+    seen.append(accounts[0].see(sys._getframe(), 1.0))
+    return seen
+
+
+def test_the_chain_of_imports_is_named_with_what_each_took(looks: list[Any]) -> None:
+    """From the module that was imported first inward, then what else took its time. A first look counts nothing."""
+    first, second, third, _ = looks
+    assert first[0] == "outer.py:2"
+    assert second == (
+        "outer.py:3",
+        "    2.00 s  outer (outer.py:3)\n    0.25 s  before init_deadline was called",
+    )
+    assert third[0] == "outer.py:5 > inner.py:6"
+    assert third[1].splitlines() == [
+        "    1.00 s  outer (outer.py:5)",
+        "    1.00 s    inner (inner.py:6)",
+        "                in load (inner.py:4)",
+        "    0.25 s  before init_deadline was called",
+        "    2.00 s  before, at outer.py:3",
+    ]
+
+
+def test_the_phase_is_over_when_the_first_module_is_imported(looks: list[Any]) -> None:
+    """Its frame is on the stack no more, whatever is imported later."""
+    assert looks[-1] is False
+
+
+def test_where_nothing_is_imported_there_is_no_first_module() -> None:
+    """A script's own `<module>` is none: it runs for as long as the process."""
+    code = "import sys; from deadline.aws._init import imported_first; print(imported_first(sys._getframe()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "None\n"
 
 
 # --- in processes that are killed -------------------------------------------------------------------------
