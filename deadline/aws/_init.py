@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit, logger
-from deadline._report import short_path
+from deadline._report import Await, short_path
 from deadline._scope import DISABLED, deadline
 from deadline._source import seconds
 from deadline.aws._environment import environment, replace_environment
@@ -57,7 +57,7 @@ MARGIN: Final = 0.5
 """Seconds. What is told must have left the process, and a lifespan must unwind."""
 
 LOOKING: Final = 0.05
-"""Seconds between two looks at the stack, each some 10 µs: that is how it knows what took how long."""
+"""Seconds between two looks at the stack, of less than 0.1 ms: that is how it knows what took how long."""
 
 # With which share of the margin left who acts. A lifespan's own deadline cuts at the whole of it, and
 # interrupts what blocks at a third; whoever comes later is for what that does not reach.
@@ -208,7 +208,7 @@ class Account:
         self._spent: dict[Place, float] = {}
         self.chain: list[Place] = []
         """The modules being imported, the root first, as they were seen last."""
-        self.inside: list[str] = []
+        self.inside: list[Await] = []
         """The functions that the innermost of them calls."""
 
     def see(self, frame: FrameType | None, since: float) -> bool:
@@ -222,7 +222,9 @@ class Account:
         inward = [one for one in stack[root::-1] if not _is_importing(one)]
         last = max(at for at, one in enumerate(inward) if one.f_code.co_name == "<module>")
         self.chain = [_place(one) for one in inward[: last + 1] if one.f_code.co_name == "<module>"]
-        self.inside = [f"{one.f_code.co_name} ({_place(one)})" for one in inward[last + 1 :]]
+        self.inside = [
+            Await(one.f_code.co_name, one.f_code.co_filename, one.f_lineno or 0) for one in inward[last + 1 :]
+        ]
         for place in self.chain:
             self._spent[place] = self._spent.get(place, 0.0) + since
         return True

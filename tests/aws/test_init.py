@@ -158,7 +158,7 @@ def looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_the_chain_of_imports_is_named_with_what_each_took(looks: list[Any]) -> None:
-    """From the module that was imported first inward, then what else took its time. A first look counts nothing."""
+    """From the first module inward, then what else took its time. A first look counts nothing."""
     first, second, third, _ = looks
     assert first[0] == "outer.py:2"
     assert second == (
