@@ -9,8 +9,8 @@ all of it runs again in the time of the first invocation; nothing says what took
 - **Eager lifespans are cut**, like anything under a deadline, and entered by the first invocation.
 - C code that holds the interpreter's lock keeps the thread waiting, too: a large shared library that is
   loaded, a catastrophic regular expression. `faulthandler` needs no lock. Once half of the time is over it is
-  set to print the stack a moment after the thread should have. A process that is ready sooner never has
-  it set: it would go off in an environment that was frozen meanwhile.
+  set to print the stack just before the end. A process that is ready sooner never has it set: it would go
+  off in an environment that was frozen meanwhile.
 
 The phase is over when the module that was imported first, of all that were when `init_deadline` was called,
 is no longer on the stack: it may be the handler's module, or one of its imports, that calls it.
@@ -26,7 +26,7 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit, logger
@@ -36,7 +36,7 @@ from deadline._source import seconds
 from deadline.aws._environment import environment, replace_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import timedelta
     from types import CodeType, FrameType
 
@@ -131,7 +131,7 @@ def init_deadline(*, limit: float | timedelta | None = None, margin: float | tim
     _watch.start()
 
 
-def limit_of(variables: Any) -> float:
+def limit_of(variables: Mapping[str, str]) -> float:
     """Seconds that Lambda gives the init phase, by the environment's variables."""
     kind = variables.get("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
     return LIMIT if kind == "on-demand" else LONG_LIMIT
@@ -237,7 +237,7 @@ class Account:
         """The chain, with the seconds that each was seen at its line; then what else took the root's time."""
         return "\n".join(self._render())
 
-    def _render(self) -> Iterable[str]:
+    def _render(self) -> Iterator[str]:
         for depth, place in enumerate(self.chain):
             yield f"{self._spent[place]:8.2f} s  {'  ' * depth}{place.module} ({place})"
         indent = " " * (12 + 2 * len(self.chain))
