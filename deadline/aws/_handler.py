@@ -21,9 +21,10 @@ from deadline._source import ANSWER_MARGIN, DefaultMargin, checked_margin, secon
 from deadline._travel import received
 from deadline.aws._callers import caller_left, headers_of
 from deadline.aws._early_answer import post_early
+from deadline.aws._ending import Outcome
 from deadline.aws._environment import Lifespan, environment, replace_environment
 from deadline.aws._failure import full_traceback, told
-from deadline.aws._invocation import Invocation, Outcome
+from deadline.aws._invocation import Invocation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -94,7 +95,7 @@ class Plan:
         warned: Whether it was said that an answer loses work; once is enough.
     """
 
-    function: Callable[..., Awaitable[Any]]
+    function: Callable[..., Any]
     margin: float | DefaultMargin
     name: str
     error: type[DeadlineExceeded]
@@ -105,19 +106,17 @@ class Plan:
     notifier: Notifier | None = None
     resume: Resume[Any] | None = None
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
-    mitigation: Callable[..., Awaitable[Any]] | None = None
+    mitigation: Callable[..., Any] | None = None
     warned: bool = False
 
     def call(self, event: Any, context: Any) -> Any:
         """An invocation by Lambda, on this process's loop."""
         if _scope.DISABLED:
-            return environment().run(self._plainly(event, context, self.resources))
-        invocation = Invocation(
-            self, event, context, self.resources, lambda value: post_early(value, _CALLED_BY_LAMBDA)
-        )
+            return self._disabled(event, context)
+        invocation, run = self._invocation(event, context)
         interrupts = alarm.raised
         try:
-            outcome = environment().run(invocation.run(), invocation.interrupt)
+            outcome = run()
         except BaseException as error:  # noqa: BLE001  # nothing but an Exception may leave
             outcome = Outcome(None, error)
         if alarm.raised > interrupts:
@@ -128,6 +127,19 @@ class Plan:
             emit("aws.loop_replaced", logging.WARNING, function=self.name)
             replace_environment()
         return self._answer(outcome, context)
+
+    def _invocation(self, event: Any, context: Any) -> tuple[Any, Callable[[], Outcome]]:
+        """An invocation, and what runs it."""
+        invocation = Invocation(self, event, context, self.resources, self.post_early)
+        return invocation, lambda: environment().run(invocation.run(), invocation.interrupt)
+
+    def _disabled(self, event: Any, context: Any) -> Any:
+        return environment().run(self._plainly(event, context, self.resources))
+
+    @staticmethod
+    def post_early(value: Any) -> bool:
+        """Post the response before the handler returns, if Lambda called that; tells whether it could."""
+        return post_early(value, _CALLED_BY_LAMBDA)
 
     async def invoke(self, event: Any, context: Any = None, /, *, resources: Any = _UNSET) -> Any:
         """An invocation by a test, on the running loop."""
@@ -160,9 +172,14 @@ class Plan:
             received(headers_of(event)),
         )
 
+    @staticmethod
+    def check(function: Any, argument: str, takes: int) -> None:
+        """Refuse what is no `async def` that takes so many arguments."""
+        _check_function(function, argument, takes)
+
     def register(self, mitigation: Any, /) -> Any:
         """Have `mitigation` run when the time is up."""
-        _check_function(mitigation, "on_exceeded", 3 if self.lifespan is None else 4)
+        self.check(mitigation, "on_exceeded", 3 if self.lifespan is None else 4)
         if self.mitigation is not None:
             raise RuntimeError(
                 f"on_exceeded: {self.name} has {self.mitigation.__qualname__} already; one answers for all"
@@ -332,17 +349,25 @@ def handler(
     limit = _checked_limit(caller_limit)
     margin_of = checked_margin(margin, default=_default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
 
-    def make(function: Callable[..., Awaitable[Any]]) -> Any:
-        takes = 2 if lifespan is None else 3
-        _check_function(function, "function", takes)
+    def make(function: Callable[..., Any]) -> Any:
+        takes, kind = 2 if lifespan is None else 3, Plan
+        plain = callable(function) and not inspect.iscoroutinefunction(function)
+        if plain:
+            from deadline.aws._plain import PlainPlan  # noqa: PLC0415  # an `async def` has no use for it
+
+            kind = PlainPlan
+            PlainPlan.refuse(function, lifespan=lifespan, eager=eager, recycle=recycle, resume=resume)
+        kind.check(function, "function", takes)
         called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
-        plan = Plan(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
+        plan = kind(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
         if resume is not None:
             plan.resume = _checked_resume(resume, takes)
         if notice is not None or helper or "DEADLINE_NOTICE" in os.environ:
             from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
 
-            plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
+            plan.notifier = notifier(
+                notice, redact, plan.name, on_error=notice_errors, helper=helper, plain=plain
+            )
         if _initialises_here() and not _scope.DISABLED:
             for opened in (plan.notifier, plan.resume):
                 if opened is not None:
@@ -362,7 +387,9 @@ def _lambda_function(plan: Plan) -> Any:
         return plan.call(event, context)
 
     made: Any = function
-    made.invoke, made.on_exceeded = plan.invoke, plan.register
+    made.on_exceeded = plan.register
+    if inspect.iscoroutinefunction(plan.function):  # the other kind is simply called
+        made.invoke = plan.invoke
     return made
 
 
@@ -407,10 +434,14 @@ def _initialises_here() -> bool:
 
 def _check_function(function: Any, argument: str, takes: int) -> None:
     if not inspect.iscoroutinefunction(function):
-        raise TypeError(
-            f"{argument}: expected an `async def`, got {function!r}; where decorators of other libraries are "
-            "stacked, @aws.handler is the lowest"
-        )
+        if argument == "function":
+            raise TypeError(f"function: expected an `async def` or a plain function, got {function!r}")
+        raise TypeError(f"{argument}: expected an `async def`, as the handler is one; got {function!r}")
+    check_takes(function, argument, takes)
+
+
+def check_takes(function: Any, argument: str, takes: int) -> None:
+    """Refuse a function that cannot be called with what it will be, by `TypeError`."""
     try:
         inspect.signature(function).bind(*range(takes))
     except TypeError as error:
