@@ -10,15 +10,22 @@ import logging
 import math
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from deadline import _scope
 from deadline._errors import DeadlineExceeded
-from deadline._events import emit, logger
+from deadline._events import emit
 from deadline._interrupt import alarm
 from deadline._scope import check_name_and_error
-from deadline._source import ANSWER_MARGIN, DefaultMargin, checked_margin, seconds
+from deadline._source import DefaultMargin, checked_margin
 from deadline._travel import received
+from deadline.aws._arguments import (
+    check_function,
+    check_lifespan,
+    checked_limit,
+    checked_resume,
+    default_margin,
+)
 from deadline.aws._callers import caller_left, headers_of
 from deadline.aws._early_answer import post_early
 from deadline.aws._ending import Outcome
@@ -31,55 +38,22 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
+    from deadline.aws._lambda_function import (
+        Context_contra,
+        Decorator,
+        Event_contra,
+        LambdaFunction,
+        PlainFunction,
+        Response_co,
+    )
     from deadline.aws._message import Redact
     from deadline.aws._notice import Notice
     from deadline.aws._notifier import Notifier
     from deadline.aws._resume import Resume
 
-Event_contra = TypeVar("Event_contra", contravariant=True)
-Context_contra = TypeVar("Context_contra", contravariant=True)
-Response_co = TypeVar("Response_co", covariant=True)
 Resources = TypeVar("Resources")
-Mitigation = TypeVar("Mitigation", bound="Callable[..., Awaitable[Any]]")
 
 _UNSET: Final[Any] = object()
-
-
-class LambdaFunction(Protocol[Event_contra, Context_contra, Response_co]):
-    """What `handler` makes: a plain function that Lambda can call, with two attributes."""
-
-    def __call__(self, event: Event_contra, context: Context_contra, /) -> Response_co:
-        """Run an invocation to its answer, on the loop that this process keeps."""
-
-    def on_exceeded(self, mitigation: Mitigation, /) -> Mitigation:
-        """Register what runs when the time is up: `async def (exceeded, event, context[, resources])`.
-
-        What it returns is the response. `raise exceeded` in it fails the invocation after mitigating, so that
-        retries, dead-letter queues and error metrics do their work: the right choice for every caller that
-        retries. Any other error that it raises leaves with `exceeded` as its cause.
-
-        It has the time from the cut to the margin's last twentieth (20 ms at least), before whoever waits for
-        the answer gives up (`caller_limit`) or else before Lambda's timeout, and is cut then; the
-        invocation then fails with `exceeded`. `resources` is `None` if the time was up before they were open.
-
-        Raises:
-            TypeError: It is no `async def`.
-        """
-
-    async def invoke(
-        self, event: Event_contra, context: Context_contra = ..., /, *, resources: Any = ...
-    ) -> Response_co:
-        """Run a whole invocation on the running loop, for unit tests: deadline, `on_exceeded`, draining.
-
-        Args:
-            event: What Lambda would pass.
-            context: What Lambda would pass; `deadline.testing.FakeContext` is one. `None`: no limit.
-            resources: Used instead of what the lifespan gives. Without them the lifespan is entered for this
-                invocation and left at its end.
-
-        Raises:
-            Exception: What Lambda would be told.
-        """
 
 
 @dataclass
@@ -175,7 +149,7 @@ class Plan:
     @staticmethod
     def check(function: Any, argument: str, takes: int) -> None:
         """Refuse what is no `async def` that takes so many arguments."""
-        _check_function(function, argument, takes)
+        check_function(function, argument, takes)
 
     def register(self, mitigation: Any, /) -> Any:
         """Have `mitigation` run when the time is up."""
@@ -234,6 +208,12 @@ def handler(
 
 @overload
 def handler(
+    function: Callable[[Event_contra, Context_contra], Response_co], /
+) -> PlainFunction[Event_contra, Context_contra, Response_co]: ...
+
+
+@overload
+def handler(
     *,
     margin: float | timedelta | None = None,
     error: type[DeadlineExceeded] = DeadlineExceeded,
@@ -242,15 +222,12 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
-    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
     resume: Resume[Any] | None = None,
-) -> Callable[
-    [Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]]],
-    LambdaFunction[Event_contra, Context_contra, Response_co],
-]: ...
+) -> Decorator[()]: ...
 
 
 @overload
@@ -264,15 +241,12 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
-    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
     resume: Resume[Any] | None = None,
-) -> Callable[
-    [Callable[[Event_contra, Context_contra, Resources], Coroutine[Any, Any, Response_co]]],
-    LambdaFunction[Event_contra, Context_contra, Response_co],
-]: ...
+) -> Decorator[Resources]: ...
 
 
 def handler(
@@ -287,7 +261,7 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
-    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
@@ -345,9 +319,9 @@ def handler(
         ImportError: A notice is to be sent, and there is no SDK.
     """
     check_name_and_error(name, error)
-    _check_lifespan(lifespan)
-    limit = _checked_limit(caller_limit)
-    margin_of = checked_margin(margin, default=_default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
+    check_lifespan(lifespan)
+    limit = checked_limit(caller_limit)
+    margin_of = checked_margin(margin, default=default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
 
     def make(function: Callable[..., Any]) -> Any:
         takes, kind = 2 if lifespan is None else 3, Plan
@@ -361,7 +335,7 @@ def handler(
         called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
         plan = kind(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
         if resume is not None:
-            plan.resume = _checked_resume(resume, takes)
+            plan.resume = checked_resume(resume, takes)
         if notice is not None or helper or "DEADLINE_NOTICE" in os.environ:
             from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
 
@@ -393,34 +367,9 @@ def _lambda_function(plan: Plan) -> Any:
     return made
 
 
-def _checked_limit(limit: float | timedelta | Literal["auto"] | None) -> float | Literal["auto"] | None:
-    if limit is None:
-        return None
-    if limit == "auto":
-        return "auto"
-    checked = seconds(limit, "caller_limit")
-    if not checked:
-        raise ValueError(
-            "caller_limit: 0 leaves no time for an answer; write the seconds that the caller waits"
-        )
-    return checked
-
-
 _CALLED_BY_LAMBDA: Final = next(
     code for code in _lambda_function.__code__.co_consts if getattr(code, "co_name", "") == "function"
 )
-
-
-@functools.cache  # nonsense is said once, not by each handler
-def _default_margin(text: str) -> DefaultMargin:
-    """The operator's, or ours."""
-    if not text:
-        return ANSWER_MARGIN
-    try:
-        return DefaultMargin(seconds(float(text), "DEADLINE_MARGIN"), 1 / 2, anywhere=True)
-    except ValueError as error:
-        logger.warning("DEADLINE_MARGIN=%r is no number of seconds, 0.5 is used: %s", text, error)
-        return ANSWER_MARGIN
 
 
 def _initialises_here() -> bool:
@@ -429,50 +378,4 @@ def _initialises_here() -> bool:
         "AWS_LAMBDA_RUNTIME_API" in os.environ
         and "AWS_LAMBDA_MAX_CONCURRENCY" not in os.environ
         and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start"
-    )
-
-
-def _check_function(function: Any, argument: str, takes: int) -> None:
-    if not inspect.iscoroutinefunction(function):
-        if argument == "function":
-            raise TypeError(f"function: expected an `async def` or a plain function, got {function!r}")
-        raise TypeError(f"{argument}: expected an `async def`, as the handler is one; got {function!r}")
-    check_takes(function, argument, takes)
-
-
-def check_takes(function: Any, argument: str, takes: int) -> None:
-    """Refuse a function that cannot be called with what it will be, by `TypeError`."""
-    try:
-        inspect.signature(function).bind(*range(takes))
-    except TypeError as error:
-        given = ", ".join(_ARGUMENTS[argument][:takes])
-        name = getattr(function, "__qualname__", function)
-        raise TypeError(
-            f"{argument}: {name} is called with ({given}), and {error}; of a class, decorate a bound method"
-        ) from None
-
-
-def _checked_resume(resume: Any, takes: int) -> Resume[Any]:
-    from deadline.aws._resume import Resume  # noqa: PLC0415  # for its type only
-
-    if not isinstance(resume, Resume):
-        raise TypeError(f"resume: expected an aws.Resume, got {resume!r}; write resume=aws.Resume(Progress)")
-    if callable(resume.to):
-        _check_function(resume.to, "to", takes)
-    return resume
-
-
-_ARGUMENTS: Final = {
-    "to": ("event", "context", "resources"),
-    "function": ("event", "context", "resources"),
-    "on_exceeded": ("exceeded", "event", "context", "resources"),
-}
-
-
-def _check_lifespan(lifespan: Any) -> None:
-    if lifespan is None or (callable(lifespan) and not inspect.isasyncgenfunction(lifespan)):
-        return
-    raise TypeError(
-        f"lifespan: expected a function that gives an async context manager, got {lifespan!r}; put "
-        "@contextlib.asynccontextmanager above an `async def` with one `yield`, and pass the function itself"
     )

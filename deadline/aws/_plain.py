@@ -19,6 +19,7 @@ from deadline._events import emit
 from deadline._interrupt import Interrupted
 from deadline._scope import Deadline
 from deadline._source import bounded, checked
+from deadline.aws._arguments import check_takes
 from deadline.aws._ending import (
     Outcome,
     ends_invocation,
@@ -29,7 +30,7 @@ from deadline.aws._ending import (
     tell_exceeded,
     tell_lost_work,
 )
-from deadline.aws._handler import Plan, check_takes
+from deadline.aws._handler import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
