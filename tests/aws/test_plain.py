@@ -89,7 +89,7 @@ def test_a_plain_function_stays_one() -> None:
         assert dl is not None
         return remaining(), dl.margin, dl.name
 
-    assert (orders.__name__, orders.__doc__) == ("orders", "Take orders.")  # type: ignore[attr-defined]
+    assert (orders.__name__, orders.__doc__) == ("orders", "Take orders.")
     assert not hasattr(orders, "invoke")
     left, margin, name = orders({}, FakeContext(3.0))
     assert 2.0 < left <= 2.5
@@ -129,7 +129,7 @@ def test_callables_of_other_kinds_do() -> None:
         def __call__(self, event: Any, context: Any) -> Any:
             return event
 
-    for function in (Shop().orders, Shop(), functools.partial(Shop.orders, None)):
+    for function in (Shop().orders, Shop(), functools.partial(Shop.orders, Shop())):
         assert called(aws.handler(function), 7) == 7
 
 
@@ -172,9 +172,10 @@ def test_what_blocks_is_interrupted_and_the_mitigation_answers(told: list[Event]
         with step("book"):
             block()
 
-    @function.on_exceeded
-    def _(exceeded: DeadlineExceeded, event: Any, context: FakeContext) -> Any:
+    def mitigate(exceeded: DeadlineExceeded, event: Any, context: FakeContext) -> Any:
         return event, exceeded, remaining(), context.get_remaining_time_in_millis()
+
+    function.on_exceeded(mitigate)
 
     event, exceeded, left, left_ms = called(function, {"order": 1}, 0.3)
     assert event == {"order": 1}
@@ -233,10 +234,11 @@ def test_raising_exceeded_fails_after_mitigating() -> None:
     seen = []
     function: Any = aws.handler(margin=0.1)(block)
 
-    @function.on_exceeded
-    def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+    def mitigate(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
         seen.append(exceeded)
         raise exceeded if event else OutOfStock("no more of it")
+
+    function.on_exceeded(mitigate)
 
     assert called(function, 1) is seen[0]
     error = called(function, 0)
@@ -275,9 +277,10 @@ def test_a_caller_that_gives_up_is_answered() -> None:
     """The deadline moves soft, and bounds the mitigation, as it does for an `async def`."""
     function: Any = aws.handler(caller_limit=0.4)(block)
 
-    @function.on_exceeded
-    def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+    def mitigate(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
         return exceeded.allowed, remaining()
+
+    function.on_exceeded(mitigate)
 
     allowed, left = called(function, seconds=30.0)
     assert allowed == pytest.approx(0.3, abs=0.01)
@@ -494,9 +497,10 @@ def test_an_expiry_is_told_beside_the_mitigation(told: list[Event]) -> None:
 
     function: Any = aws.handler(notice=tell, margin=0.4)(block)
 
-    @function.on_exceeded
-    def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+    def mitigate(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
         return going_on.wait(LONG)
+
+    function.on_exceeded(mitigate)
 
     assert called(function, {"order": 1}, 0.45) is True
     ((said, left),) = messages
@@ -716,9 +720,10 @@ def test_a_thousand_invocations_leave_nothing() -> None:
             block()
         return event
 
-    @f.on_exceeded
-    def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+    def mitigate(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
         return exceeded.report.to_json()
+
+    f.on_exceeded(mitigate)
 
     def shoot(count: int) -> None:
         for number in range(count):
