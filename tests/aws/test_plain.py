@@ -209,10 +209,11 @@ def test_it_is_never_early() -> None:
             raise
         return "in time"
 
-    answers = [called(f, (number - 20) / 10_000, 0.06) for number in range(40)]
-    assert answers.count("in time") + len(late) == 40
+    answers = [called(f, (number - 20) / 10_000, 0.1) for number in range(40)]
     assert "in time" in answers
     assert min(late) >= 0.0
+    cut = [answer for answer in answers if answer != "in time"]
+    assert all(isinstance(error, DeadlineExceeded) and error.elapsed >= error.allowed for error in cut)
 
 
 @slow
@@ -541,18 +542,20 @@ def test_a_notice_that_hangs_delays_no_further_than_its_share(
     thread.join()
 
 
+@slow
 def test_an_error_is_told_unless_switched_off(told: list[Event]) -> None:
     """Type, message, traceback; the error is the answer all the same."""
     messages: list[dict[str, Any]] = []
     assert isinstance(called(aws.handler(notice=messages.append, notice_errors=False)(fail)), OutOfStock)
     assert messages == []
-    assert isinstance(called(aws.handler(notice=messages.append)(fail)), OutOfStock)
+    assert isinstance(called(aws.handler(notice=messages.append)(fail), seconds=5.0), OutOfStock)
     (said,) = messages
     assert (said["reason"], said["message"]) == ("error", "OutOfStock: no more of it")
     assert "in fail" in said["error"]["traceback"]
     assert [event.fields["reason"] for event in named(told, "aws.notice_sent")] == ["error"]
 
 
+@slow
 def test_a_notice_that_fails_hides_nothing(told: list[Event]) -> None:
     """The error is the body's; the event says what became of the notice."""
 
@@ -562,7 +565,7 @@ def test_a_notice_that_fails_hides_nothing(told: list[Event]) -> None:
     def redact(said: dict[str, Any]) -> dict[str, Any]:
         return said["nothing"]  # type: ignore[no-any-return]
 
-    assert isinstance(called(aws.handler(notice=tell, redact=redact)(fail)), OutOfStock)
+    assert isinstance(called(aws.handler(notice=tell, redact=redact)(fail), seconds=5.0), OutOfStock)
     (failed,) = named(told, "aws.notice_failed")
     assert (failed.level, failed.fields["error"]) == (logging.WARNING, "ConnectionError('no route')")
     assert len(named(told, "aws.redaction_failed")) == 1
@@ -574,14 +577,16 @@ def test_a_notice_begins_no_attempt_when_its_time_is_up(
 ) -> None:
     """The first one got no answer; a second would be sent in another invocation."""
     monkeypatch.setitem(TIMEOUTS, "read_timeout", 0.6)
-    fault_proxy.add(Stall())
-    queue_url = f"{fault_proxy.url}/123456789012/lost"
+    queue_url = f"{fault_proxy.url}/123456789012/there-is-none"
     function: Any = aws.handler(notice=queue_url, margin=0.4)(fail)
-    assert isinstance(called(function, seconds=2.0), OutOfStock)
-    assert len(named(told, "aws.notice_failed")) == 1
-    (thread,) = [one for one in threading.enumerate() if one.name == "notice"]
-    thread.join(LONG)
-    assert len(fault_proxy.log) == 1
+    assert isinstance(called(function, seconds=30.0), OutOfStock)  # it opens the client
+    fault_proxy.add(Stall())
+    before = len(fault_proxy.log)
+    assert isinstance(called(function, seconds=30.0), OutOfStock)
+    assert len(named(told, "aws.notice_failed")) == 2
+    for thread in [one for one in threading.enumerate() if one.name == "notice"]:
+        thread.join(LONG)
+    assert len(fault_proxy.log) == before + 1
 
 
 # --- the signal -------------------------------------------------------------------------------------------
