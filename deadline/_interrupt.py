@@ -87,6 +87,7 @@ class Place(NamedTuple):
 
 
 _NEVER: Final = frozenset({"asyncio", "anyio", "uvloop", "deadline"})
+_WITHOUT_LOOP: Final = "anyio.from_thread"  # which waits for a loop in another thread
 # A lock would stay locked, a module half-made, a weak reference's callback would lose the exception. They may
 # block as well, so that they are spared for a while only.
 _LATE: Final = frozenset(
@@ -126,7 +127,7 @@ def interruptible(stack: Iterable[Place], spent: float, *, own: bool, leaves_loo
         if (depth and place in _CALLS_YOURS) or (waits and place == _WAITS_IN):
             return True
         waits = leaves_loop and not depth and place == _WAITS
-        if package in _NEVER or function == "__del__":
+        if (package in _NEVER and module != _WITHOUT_LOOP) or function == "__del__":
             return False
         lost = unawaited and not depth  # an `__aexit__`, perhaps: its group would never be left
         if spent < 1 / 3 and (lost or package in _LATE or function in _LATE_FUNCTIONS):

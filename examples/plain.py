@@ -36,7 +36,7 @@ def answer(exceeded: DeadlineExceeded, event: dict[str, Any], context: Any) -> d
 
 def main() -> None:
     """Run it as Lambda would: once with a table that hangs, and once more."""
-    from deadline.testing import Emulator, FaultProxy, MotoServer, Stall
+    from deadline.testing import Emulator, FaultProxy, MotoServer, Stall  # noqa: PLC0415  # not in the function
 
     keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
     with MotoServer() as moto, FaultProxy(moto.url) as proxy:

@@ -102,6 +102,7 @@ def of(module: str, function: str = "f") -> Place:
         ([of("asyncio.base_events"), USERS], None),
         ([Place("asyncio.tasks", "sleep", awaits=True), USERS], None),
         ([of("anyio._backends._asyncio"), USERS], None),
+        ([of("concurrent.futures._base", "result"), of("anyio.from_thread", "call"), CALLED], 0.0),
         ([of("uvloop"), USERS], None),
         ([of("deadline._scope"), USERS], None),
         ([of("orders"), UNDOES], 0.0),

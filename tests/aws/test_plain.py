@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import boto3
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from deadline import DeadlineExceeded, InsufficientTime, _scope, aws, current, deadline, remaining, step
 from deadline._interrupt import alarm
@@ -452,6 +453,25 @@ def test_a_loop_that_the_function_runs_is_ended(run: Any, work: Any) -> None:
         return len(asyncio.all_tasks())
 
     assert [called(function, answer) for _ in range(3)] == [1, 1, 1]
+
+
+@slow
+def test_a_loop_in_another_thread_is_ended_by_its_portal() -> None:
+    """The main thread waits for it; what leaves the portal's block cancels its tasks."""
+    ended = []
+
+    async def work() -> None:
+        try:
+            await sleeps()
+        finally:
+            ended.append(1)
+
+    def f(event: Any, context: Any) -> Any:
+        with start_blocking_portal() as portal:
+            portal.call(work)
+
+    assert isinstance(called(aws.handler(margin=0.2)(f)), DeadlineExceeded)
+    assert ended == [1]
 
 
 @slow
