@@ -1,4 +1,4 @@
-"""`handler`: an `async def` as a Lambda function."""
+"""`handler`: an `async def`, or a plain function, as a Lambda function that ends in time."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def handler(
     helper: bool = False,
     resume: Resume[Any] | None = None,
 ) -> Any:
-    """Make an `async def f(event, context)` a plain function that Lambda can call.
+    """Make an `async def f(event, context)` a plain function that Lambda can call, or guard a plain one.
 
     Write `@aws.handler` or `@aws.handler(margin=..., ...)`, and name the function in Lambda's configuration.
 
@@ -278,21 +278,24 @@ def handler(
     `Exception` leaves, under the class name of what was raised, with notes, causes and group members in its
     message.
 
+    A plain `def f(event, context)` is called as it is, without a loop: when its time is up it is interrupted, by
+    SIGALRM, and `on_exceeded`, a plain function too, answers. It has no `invoke`: tests call it.
+
     Decorators of other libraries go above this one: they see a plain function.
 
     Args:
-        function: The `async def`; with a lifespan it takes the resources as a third argument.
+        function: The `async def` or plain function; with a lifespan it takes the resources as a third argument.
         margin: Seconds kept back before Lambda's timeout. Not negative. Default: the environment's
             `DEADLINE_MARGIN`, at most half of what is left; without it 0.5, at most a quarter.
         error: What it fails with, a subclass of `DeadlineExceeded`; its name is what Lambda is told.
         name: The deadline's, for messages and reports. Default: the function's.
-        lifespan: A function that gives an async context manager (`contextlib.asynccontextmanager`); what that
+        lifespan: For an `async def`, as are `eager`, `recycle` and `resume`. A function that gives an async context manager (`contextlib.asynccontextmanager`); what that
             gives is open from the first invocation on, for the life of the process. It is entered in a task
             of its own, under the deadline of the invocation that needs it.
         eager: Enter the lifespan when the module is imported, in Lambda's time for initialising; not where
             the process is copied after that (SnapStart, Managed Instances).
         interrupt: Interrupt what blocks the loop past the soft instant, by SIGALRM: `time.sleep`, a busy
-            loop, a synchronous client.
+            loop, a synchronous client. Without it a plain function is not cut at all.
         recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
             warn by the event `aws.interrupted`.
@@ -304,7 +307,7 @@ def handler(
             Lambda's timeout.
         notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
             `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message,
-            a dict. At most one an invocation. Default: the environment's `DEADLINE_NOTICE`.
+            a dict; for a plain function a plain one, called in a thread. At most one an invocation. Default: the environment's `DEADLINE_NOTICE`.
         notice_errors: Whether errors that nobody handled are told, too.
         redact: A function that takes the message and returns what of it may leave.
         helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
@@ -312,7 +315,7 @@ def handler(
             `on_exceeded` is not asked.
 
     Returns:
-        The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction`.
+        The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction` and `PlainFunction`.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
