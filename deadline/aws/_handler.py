@@ -278,20 +278,22 @@ def handler(
     `Exception` leaves, under the class name of what was raised, with notes, causes and group members in its
     message.
 
-    A plain `def f(event, context)` is called as it is, without a loop: when its time is up it is interrupted, by
-    SIGALRM, and `on_exceeded`, a plain function too, answers. It has no `invoke`: tests call it.
+    A plain `def f(event, context)` is called as it is, without a loop: when its time is up it is interrupted,
+    by SIGALRM, and `on_exceeded`, a plain function too, answers. It has no `invoke`: tests call it.
 
     Decorators of other libraries go above this one: they see a plain function.
 
     Args:
-        function: The `async def` or plain function; with a lifespan it takes the resources as a third argument.
+        function: The `async def`, or a plain function; with a lifespan it takes the resources as a third
+            argument.
         margin: Seconds kept back before Lambda's timeout. Not negative. Default: the environment's
             `DEADLINE_MARGIN`, at most half of what is left; without it 0.5, at most a quarter.
         error: What it fails with, a subclass of `DeadlineExceeded`; its name is what Lambda is told.
         name: The deadline's, for messages and reports. Default: the function's.
-        lifespan: For an `async def`, as are `eager`, `recycle` and `resume`. A function that gives an async context manager (`contextlib.asynccontextmanager`); what that
-            gives is open from the first invocation on, for the life of the process. It is entered in a task
-            of its own, under the deadline of the invocation that needs it.
+        lifespan: For an `async def` alone, as are `eager`, `recycle` and `resume`: a function that gives an
+            async context manager (`contextlib.asynccontextmanager`); what that gives is open from the first
+            invocation on, for the life of the process. It is entered in a task of its own, under the deadline
+            of the invocation that needs it.
         eager: Enter the lifespan when the module is imported, in Lambda's time for initialising; not where
             the process is copied after that (SnapStart, Managed Instances).
         interrupt: Interrupt what blocks the loop past the soft instant, by SIGALRM: `time.sleep`, a busy
@@ -307,7 +309,8 @@ def handler(
             Lambda's timeout.
         notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
             `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message,
-            a dict; for a plain function a plain one, called in a thread. At most one an invocation. Default: the environment's `DEADLINE_NOTICE`.
+            a dict; for a plain function a plain one, which is called in a thread. At most one an invocation.
+            Default: the environment's `DEADLINE_NOTICE`.
         notice_errors: Whether errors that nobody handled are told, too.
         redact: A function that takes the message and returns what of it may leave.
         helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
@@ -315,7 +318,8 @@ def handler(
             `on_exceeded` is not asked.
 
     Returns:
-        The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction` and `PlainFunction`.
+        The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction` and
+        `PlainFunction`.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
