@@ -400,6 +400,8 @@ class Deadline:
         """Just after the soft instant, where the loop's own timer would have cut; after the cut's share."""
         if self._cut_at == math.inf:
             return self.soft if self._clock.loop is None else self.soft + TIE
+        if self._holds and self._clock.loop is None:
+            return self.shares().undo  # a loop inside waits for it, which is no hanging
         soft, margin = self.spared
         return shares(soft, soft + margin).unwinding
 
@@ -679,7 +681,7 @@ class Deadline:
         Returns:
             The deadlines that are held, the innermost first; `release` each.
         """
-        held = [dl for dl in (self, *self._around()) if dl._clock.loop is self._clock.loop]
+        held = [dl for dl in (self, *self._around()) if dl._clock.loop in {self._clock.loop, None}]
         for dl in held:
             if not dl._holds:
                 dl._unheld = dl.soft

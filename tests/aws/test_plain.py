@@ -20,7 +20,17 @@ import boto3
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from deadline import DeadlineExceeded, InsufficientTime, _scope, aws, current, deadline, remaining, step
+from deadline import (
+    DeadlineExceeded,
+    InsufficientTime,
+    _scope,
+    aws,
+    critical,
+    current,
+    deadline,
+    remaining,
+    step,
+)
 from deadline._interrupt import alarm
 from deadline.aws import _environment
 from deadline.aws._blocking_client import TIMEOUTS
@@ -453,6 +463,32 @@ def test_a_loop_that_the_function_runs_is_ended(run: Any, work: Any) -> None:
         return len(asyncio.all_tasks())
 
     assert [called(function, answer) for _ in range(3)] == [1, 1, 1]
+
+
+@slow
+@pytest.mark.parametrize("limits", [1, 2])
+def test_a_critical_section_in_such_a_loop_holds_the_clock_and_is_undone(limits: int) -> None:
+    """As under an `async def`: cut at half of the margin, and its undo may wait until three quarters."""
+    undone = []
+
+    async def undo() -> None:
+        await asyncio.sleep(0.2)
+        undone.append(1)
+
+    async def work(seconds: float) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(limits - 1):
+                await stack.enter_async_context(deadline(LONG))
+            async with critical("move") as section, section.step("copy", undo=undo):
+                await asyncio.sleep(seconds)
+
+    function: Any = aws.handler(margin=1.0)(lambda event, context: asyncio.run(work(event)))
+    function.on_exceeded(lambda exceeded, event, context: exceeded)
+    (held,) = called(function, 0.3, 1.1).report.sections
+    (cut,) = called(function, LONG, 1.1).report.sections
+    assert str(held) == "critical section 'move' done: copy done"
+    assert str(cut) == "critical section 'move' undone: copy undone"
+    assert undone == [1]
 
 
 @slow
