@@ -14,6 +14,10 @@ passes three questions first:
 - May this place be interrupted? `interruptible` decides, on plain data. From the interrupted frame outward to
   the first coroutine there must be nothing that keeps the loop's books.
 
+Where no loop runs, as under a plain `def`, the first question falls away, and the last one ends at the call
+of that function. If it runs a loop itself (`asyncio.run`), what that loop runs for the deadline is cancelled
+first; a loop that goes on all the same is left where it waits, as Ctrl-C leaves it.
+
 An answer of no is asked again a millisecond later. After a raise the code has a tenth of the margin to clean
 up before the next: something that swallows one must be struck again, and one that kills a child
 process in its `except` must not be struck while it does.
@@ -43,7 +47,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from deadline._events import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import CodeType, FrameType
 
 TICK: Final = 0.003
@@ -83,6 +87,7 @@ class Place(NamedTuple):
 
 
 _NEVER: Final = frozenset({"asyncio", "anyio", "uvloop", "deadline"})
+_WITHOUT_LOOP: Final = "anyio.from_thread"  # which waits for a loop in another thread
 # A lock would stay locked, a module half-made, a weak reference's callback would lose the exception. They may
 # block as well, so that they are spared for a while only.
 _LATE: Final = frozenset(
@@ -92,11 +97,19 @@ _LATE: Final = frozenset(
 _LATE_FUNCTIONS: Final = frozenset({"__enter__", "__exit__", "__aenter__", "__aexit__"})
 
 
-# It calls a plain function of the user's, and bears whatever comes out of it.
-_CALLS_YOURS: Final = ("deadline._section", "undo")
+# They call a plain function of the user's, or wait for a thread, and bear whatever comes out of it.
+_CALLS_YOURS: Final = frozenset(
+    {
+        ("deadline._section", "undo"),
+        ("deadline.aws._plain", "call_yours"),
+        ("asyncio.base_events", "shutdown_default_executor"),  # joins a thread
+    }
+)
+_WAITS: Final = ("selectors", "select")
+_WAITS_IN: Final = ("asyncio.base_events", "_run_once")
 
 
-def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
+def interruptible(stack: Iterable[Place], spent: float, *, own: bool, leaves_loop: bool = False) -> bool:
     """Whether an exception may be raised in the innermost place of `stack`.
 
     Args:
@@ -104,14 +117,17 @@ def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
         spent: The share of the margin that is over, from 0.0; the more, the less is spared.
         own: Whether the running task is one of the deadline's; of others it may only be
             expected in the last third.
+        leaves_loop: Whether a loop that waits may be left: it runs inside of the deadline.
     """
     if not own and spent < 2 / 3:
         return False
+    waits = False
     for depth, (module, function, awaits, unawaited) in enumerate(stack):
-        package = module.partition(".")[0]
-        if depth and (module, function) == _CALLS_YOURS:
+        package, place = module.partition(".")[0], (module, function)
+        if (depth and place in _CALLS_YOURS) or (waits and place == _WAITS_IN):
             return True
-        if package in _NEVER or function == "__del__":
+        waits = leaves_loop and not depth and place == _WAITS
+        if (package in _NEVER and module != _WITHOUT_LOOP) or function == "__del__":
             return False
         lost = unawaited and not depth  # an `__aexit__`, perhaps: its group would never be left
         if spent < 1 / 3 and (lost or package in _LATE or function in _LATE_FUNCTIONS):
@@ -149,10 +165,16 @@ def is_unawaited(code: CodeType, lasti: int) -> bool:
 
 
 def _positions(frame: FrameType | None) -> list[tuple[CodeType, int]]:
-    """The stack of the blocking code, outermost coroutine first."""
-    stack = [(one.f_code, one.f_lasti) for one in _outward(frame)]
-    task = max((at for at, (code, _) in enumerate(stack) if code.co_flags & _AWAITS), default=0)
-    return stack[: task + 1][:LONGEST_STACK][::-1]
+    """The stack of the blocking code, outermost coroutine or plain function first."""
+    frames = list(_outward(frame))
+    plain = (
+        at
+        for at, one in enumerate(frames[1:])
+        if (one.f_globals.get("__name__"), one.f_code.co_name) in _CALLS_YOURS
+    )
+    tasks = (at for at, one in enumerate(frames) if one.f_code.co_flags & _AWAITS)
+    outermost = max((*plain, *tasks), default=0)
+    return [(one.f_code, one.f_lasti) for one in frames[: outermost + 1][:LONGEST_STACK]][::-1]
 
 
 # --- the alarm --------------------------------------------------------------------------------------------
@@ -176,6 +198,29 @@ class Target(Protocol):
         """What blocks the loop is about to be interrupted there. Called in a signal handler: be brief."""
 
 
+class _Armed:
+    """A target for which the alarm rings.
+
+    Attributes:
+        loop: The one that the target belongs to, if to any.
+        cut: For a target without one, what cuts the work of a loop that runs inside; until it was called.
+    """
+
+    __slots__ = ("cut", "loop", "target")
+
+    def __init__(
+        self, target: Target, loop: asyncio.AbstractEventLoop | None, cut: Callable[[], None] | None
+    ) -> None:
+        self.target = target
+        self.loop = loop
+        self.cut = cut
+
+    @property
+    def asks(self) -> bool:
+        """Whether a running loop is given the time to show that it is not blocked."""
+        return self.loop is not None or self.cut is not None
+
+
 class Alarm:
     """The process's alarm: SIGALRM and its timer.
 
@@ -185,13 +230,23 @@ class Alarm:
 
     def __init__(self) -> None:
         self.raised = 0
-        self._targets: list[tuple[Target, asyncio.AbstractEventLoop]] = []
+        self._targets: list[_Armed] = []
         self._asked = False
         self._refused: set[str] = set()
         self._before: tuple[Any, float, float, float] = (None, 0.0, 0.0, 0.0)
 
-    def arm(self, target: Target, loop: asyncio.AbstractEventLoop) -> None:
+    def arm(
+        self,
+        target: Target,
+        loop: asyncio.AbstractEventLoop | None,
+        cut: Callable[[], None] | None = None,
+    ) -> None:
         """Ring for `target` until it is disarmed.
+
+        Args:
+            target: On whose behalf.
+            loop: What it runs on, if on any.
+            cut: For a target without a loop: called once, past its instant, in a loop that runs inside of it.
 
         Where that is not possible it is said once, by the event `deadline.interrupt_unavailable`.
         """
@@ -202,13 +257,13 @@ class Alarm:
                 self._refused.add(reason)
                 emit("deadline.interrupt_unavailable", logging.WARNING, reason=reason)
             return
-        self._targets.append((target, loop))
+        self._targets.append(_Armed(target, loop, cut))
         self.reset()
 
     def disarm(self, target: Target) -> None:
         """Ring no more for `target`, if it was armed."""
         for at in range(len(self._targets) - 1, -1, -1):
-            if self._targets[at][0] is target:
+            if self._targets[at].target is target:
                 del self._targets[at]
                 if not self._targets:
                     self._give_back()
@@ -217,7 +272,7 @@ class Alarm:
     def reset(self) -> None:
         """Set the timer anew, because a target's instant has changed."""
         if self._targets:
-            self._ring_in(min(target.strikes_at for target, _ in self._targets) - time.monotonic())
+            self._ring_in(min(one.target.strikes_at for one in self._targets) - time.monotonic())
 
     def _take(self) -> str | None:
         """Take over handler and timer, or say why not."""
@@ -248,24 +303,25 @@ class Alarm:
         """Handle SIGALRM. What is raised here comes out where the main thread just was."""
         now = time.monotonic()
         loop = asyncio._get_running_loop()  # noqa: SLF001  # the public one raises
-        late = [target for target, its in self._targets if its is loop and now >= target.strikes_at]
+        late = [one for one in self._targets if one.loop in {None, loop} and now >= one.target.strikes_at]
         if not late:
             self.reset()
             return
-        if not self._asked:
+        if loop is not None and not self._asked:
             self._asked = True
-            self._ring_in(TICK)
-            assert loop is not None
             loop.call_soon_threadsafe(self._answered, context=contextvars.Context())
-            return
-        self._ring_in(RETRY)
-        if asyncio.current_task(loop) is None:
-            return
+            late = [one for one in late if not one.asks]
+        self._ring_in(RETRY if late else TICK)
         context = contextvars.copy_context()
-        for target in reversed(late):
+        in_task = loop is not None and asyncio.current_task(loop) is not None
+        for one in reversed(late):
+            target, inside = one.target, one.loop is None
+            if not (in_task or inside):
+                continue
             began, length = target.spared
             own = target.covers(context)
-            if interruptible(map(_place, _outward(frame)), (now - began) / length, own=own):
+            places = map(_place, _outward(frame))
+            if interruptible(places, (now - began) / length, own=own, leaves_loop=inside):
                 self._ring_in(max(FALLBACK, length / 10))
                 self.raised += 1
                 target.struck(_positions(frame), own=own)
@@ -274,6 +330,10 @@ class Alarm:
     def _answered(self) -> None:
         """The loop runs."""
         self._asked = False
+        for one in self._targets:
+            if one.cut is not None and time.monotonic() >= one.target.strikes_at:
+                cut, one.cut = one.cut, None
+                cut()
 
 
 alarm: Final = Alarm()

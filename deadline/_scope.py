@@ -24,7 +24,7 @@ import os
 from asyncio import CancelledError
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Self, final
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, final
 
 import anyio
 import anyio.lowlevel
@@ -36,8 +36,8 @@ from deadline._events import emit
 from deadline._interrupt import Interrupted, alarm
 from deadline._margin import shares
 from deadline._record import Record
-from deadline._sighting import left_running
-from deadline._timer import Clock, clock_of
+from deadline._sighting import left_running, running_inside
+from deadline._timer import Clock, PlainClock, clock_of, plain_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,7 +171,7 @@ class Deadline:
     )
 
     _task: asyncio.Task[object]
-    _clock: Clock
+    _clock: Clock | PlainClock
     _parent: Deadline | None
     _entered: float
     _scope: CancelScope
@@ -288,26 +288,45 @@ class Deadline:
             self.soft = self.hard = math.inf
             return self
         self._task = task = _running_task()
-        self._clock = clock = clock_of(task.get_loop())
-        self._parent = current()
-        self._entered = now = clock.now()
-        self.hard = hard = _source.hard_end(self._source, clock, now)
-        margin = self._margin
-        if not isinstance(margin, float):
-            margin = margin.of(self._source, hard - now)
-        self.soft = self.wakes_at = soft = hard - margin
-        if soft <= now or (self._parent is not None and self._parent._is_past(now)):
+        clock = clock_of(task.get_loop())
+        now = self._sample(clock)
+        if self.soft <= now or (self._parent is not None and self._parent._is_past(now)):
             await self._enter_late()
         self._scope = scope = CancelScope()
         scope.__enter__()
         self._cancelling = task.cancelling()
         self._state = "open"
         self._token = _current.set(self)
-        if soft < math.inf:
+        if self.soft < math.inf:
             clock.arm(self)
             if self._interrupt and clock.early:
                 alarm.arm(self, clock.loop)
         return self
+
+    def enter_plainly(self) -> None:
+        """Enter it where no loop runs; only the alarm cuts there. `leave_plainly` is its edge.
+
+        Raises:
+            DeadlineExceeded: Nothing is left.
+        """
+        if self._sample(plain_clock) >= self.soft:
+            self._refuse()
+        self._state = "open"
+        self._token = _current.set(self)
+        if self._interrupt and self.soft < math.inf:
+            alarm.arm(self, None, self.due)
+
+    def _sample(self, clock: Clock | PlainClock) -> float:
+        """Read the time, and work out the instants. Returns what it is."""
+        self._clock = clock
+        self._parent = current()
+        self._entered = now = clock.now()
+        self.hard = hard = _source.hard_end(self._source, clock, now)
+        margin = self._margin
+        if not isinstance(margin, float):
+            margin = margin.of(self._source, hard - now)
+        self.soft = self.wakes_at = hard - margin
+        return now
 
     async def _enter_late(self) -> None:
         """Nothing is left, here or around: be cut by who is past, or raise.
@@ -319,10 +338,13 @@ class Deadline:
         while self._owner(self._clock.now()) is not None:  # noqa: ASYNC110  # only time can tell
             await anyio.sleep(TIE)
         if self.soft <= self._clock.now():
-            self._expired = True
-            self._state = "closed"
             del self._task
-            raise self._exceeded(self._clock.now(), started=False)
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        self._expired = True
+        self._state = "closed"
+        raise self._exceeded(self._clock.now(), started=False)
 
     # --- the instant --------------------------------------------------------------------------------------
 
@@ -353,13 +375,21 @@ class Deadline:
         self.record().look(self._task, self.covers, self._clock.now, until)
 
     def due(self) -> None:
-        """Cut the block, unless the expiry is an ancestor's (the timer calls this at the instant)."""
+        """Cut the block, unless the expiry is an ancestor's (the timer calls this at the instant).
+
+        Where the block has no loop, what is cut is what the running loop does for it, if one does.
+        """
         now = max(self._clock.now(), self.soft)
         if self._owner(now) is not None:
             self.wakes_at = now + TIE
             self._clock.arm(self)
             return
         self._cut_at = now
+        if self._clock.loop is None:
+            self.record().inside, tasks = running_inside(self.covers, now)
+            for task in tasks:
+                task.cancel()
+            return
         self.record().look_again(self._task, now)
         self._scope.cancel()
 
@@ -369,7 +399,9 @@ class Deadline:
     def strikes_at(self) -> float:
         """Just after the soft instant, where the loop's own timer would have cut; after the cut's share."""
         if self._cut_at == math.inf:
-            return self.soft + TIE
+            return self.soft if self._clock.loop is None else self.soft + TIE
+        if self._holds and self._clock.loop is None:
+            return self.shares().undo  # a loop inside waits for it, which is no hanging
         soft, margin = self.spared
         return shares(soft, soft + margin).unwinding
 
@@ -392,13 +424,7 @@ class Deadline:
     ) -> None:
         if self._state == "disabled":
             return
-        self._clock.disarm(self)
-        if self._interrupt:
-            alarm.disarm(self)
-        now = self._clock.now()
-        self._state = "closed"
-        self._expired = now >= self.soft
-        _reset(self._token)
+        now = self._close()
         try:
             if not self._left_by_its_task(exc):
                 return
@@ -406,18 +432,46 @@ class Deadline:
             if self._record is not None:
                 cut = self._interrupted if exc is None else self._is_unwinding(exc)
                 await self._settle(self._record, cut=cut)
-            if exc is None and not self._interrupted:
-                self._stands(now)
-            elif self._cut_at == math.inf and not self._interrupted:
-                pass
-            elif exc is not None and not self._is_unwinding(exc):
-                exc.add_note(f"{self!r}: raised while its block was being cut")
-            elif self._is_ours(exc, now):
-                raise self._exceeded(now) from self.record().last_error() or exc
+            self._decide(exc, now)
         finally:
             # Tasks that the block started keep this object in their contexts for as long as they live.
             del self._task, self._scope, self._token
             self._record = None
+
+    def leave_plainly(self, exc: BaseException | None) -> None:
+        """Leave what `enter_plainly` has entered, by `exc` or with a result.
+
+        Raises:
+            DeadlineExceeded: It was cut.
+        """
+        now = self._close()
+        try:
+            self._decide(exc, now)
+        finally:
+            del self._token
+            self._record = None
+
+    def _close(self) -> float:
+        """Have nothing wake it any more. Returns what time it is."""
+        self._clock.disarm(self)
+        if self._interrupt:
+            alarm.disarm(self)
+        now = self._clock.now()
+        self._state = "closed"
+        self._expired = now >= self.soft
+        _reset(self._token)
+        return now
+
+    def _decide(self, exc: BaseException | None, now: float) -> None:
+        """Raise our own error, if it is what leaves instead."""
+        if exc is None and not self._interrupted:
+            self._stands(now)
+        elif self._cut_at == math.inf and not self._interrupted:
+            pass
+        elif exc is not None and not self._is_unwinding(exc):
+            exc.add_note(f"{self!r}: raised while its block was being cut")
+        elif self._is_ours(exc, now):
+            raise self._exceeded(now) from self.record().last_error() or exc
 
     def _left_by_its_task(self, exc: BaseException | None) -> bool:
         """Whether the task that entered is the one that leaves; False if it leaves no more, but is closed."""
@@ -453,6 +507,8 @@ class Deadline:
         """Whether what leaves is our doing: our interrupt, or our cut and nobody else's cancellation."""
         if exc is None or _holds_interrupt(exc):
             return self._interrupted or self._owner(now) is None  # a task of others may hand on its own
+        if self._clock.loop is None:
+            return True
         return self._task.cancelling() <= self._cancelling and anyio.current_effective_deadline() > -math.inf
 
     async def _settle(self, record: Record, *, cut: bool) -> None:
@@ -625,7 +681,7 @@ class Deadline:
         Returns:
             The deadlines that are held, the innermost first; `release` each.
         """
-        held = [dl for dl in (self, *self._around()) if dl._clock.loop is self._clock.loop]
+        held = [dl for dl in (self, *self._around()) if dl._clock.loop in {self._clock.loop, None}]
         for dl in held:
             if not dl._holds:
                 dl._unheld = dl.soft

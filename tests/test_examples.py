@@ -212,6 +212,15 @@ def test_a_start_that_hangs_is_named() -> None:
     assert opening.endswith("\nconnected\n")
 
 
+def test_a_plain_function_answers_and_its_client_goes_on() -> None:
+    """Before it is killed; the next invocation uses the client whose call was interrupted."""
+    cut, noted = run("plain.py").splitlines()
+    assert cut.startswith("success after 1.5 s: ")
+    assert cut.endswith("{'status': 'partial', 'done': ['orders'], 'pending': ['invoices']}")
+    assert noted.startswith("success after 0.")
+    assert noted.endswith("{'status': 'noted'}")
+
+
 def test_a_caller_is_answered_and_the_undo_completes() -> None:
     """Before second 29 the one, after it the other."""
     answering, released, response = run("gateway.py").splitlines()

@@ -73,6 +73,9 @@ async def blocks() -> None:
 
 USERS = Place("orders", "handle", awaits=True)
 UNDOES = Place("deadline._section", "undo", awaits=True)
+CALLED = Place("deadline.aws._plain", "call_yours", awaits=False)
+JOINS = Place("asyncio.base_events", "shutdown_default_executor", awaits=True)
+WAITS = Place("selectors", "select", awaits=False)
 
 
 def of(module: str, function: str = "f") -> Place:
@@ -99,9 +102,20 @@ def of(module: str, function: str = "f") -> Place:
         ([of("asyncio.base_events"), USERS], None),
         ([Place("asyncio.tasks", "sleep", awaits=True), USERS], None),
         ([of("anyio._backends._asyncio"), USERS], None),
+        ([of("concurrent.futures._base", "result"), of("anyio.from_thread", "call"), CALLED], 0.0),
         ([of("uvloop"), USERS], None),
         ([of("deadline._scope"), USERS], None),
         ([of("orders"), UNDOES], 0.0),
+        ([of("orders"), CALLED, of("deadline.aws._plain")], 0.0),
+        ([CALLED, of("deadline.aws._plain")], None),
+        ([of("deadline._section", "__enter__"), of("orders"), CALLED], None),
+        ([of("orders", "__del__"), of("orders"), CALLED], None),
+        ([of("logging"), of("orders"), CALLED], 1 / 3),
+        (
+            [of("threading", "join"), Place("asyncio.base_events", "shutdown_default_executor", awaits=True)],
+            0.0,
+        ),
+        ([WAITS, of("asyncio.base_events", "_run_once"), of("orders"), CALLED], None),
         ([UNDOES], None),
         ([of("deadline._events"), UNDOES], None),
         ([USERS, of("asyncio.events"), of("__main__")], 0.0),
@@ -119,6 +133,25 @@ def test_what_may_be_interrupted_and_when(stack: list[Place], from_share: float 
         expected = from_share is not None and spent >= from_share
         assert interruptible(stack, spent, own=True) is expected
         assert interruptible(stack, spent, own=False) is (expected and spent >= 2 / 3)
+
+
+def test_a_loop_that_runs_inside_may_be_left_where_it_waits() -> None:
+    """Nowhere else: in the middle of its books as little as the deadline's own loop."""
+    loop = [
+        of("asyncio.base_events", "_run_once"),
+        of("asyncio.base_events", "run_forever"),
+        of("orders"),
+        CALLED,
+    ]
+    for inside, stack, expected in [
+        (True, [WAITS, *loop], True),
+        (False, [WAITS, *loop], False),
+        (True, [of("orders"), WAITS, *loop], False),
+        (True, [WAITS, of("orders"), CALLED], True),
+        (True, loop, False),
+        (True, [of("orders"), of("asyncio.events", "_run"), *loop], False),
+    ]:
+        assert interruptible(stack, 0.5, own=True, leaves_loop=inside) is expected
 
 
 async def awaits(group: Any) -> None:

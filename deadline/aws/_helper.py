@@ -30,6 +30,7 @@ helper is sending for it: the main process waits, or kills it.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import faulthandler
 import gc
 import logging
@@ -49,8 +50,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakSet
 
 from deadline._events import emit
+from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._message import message, sealed
-from deadline.aws._notice import MEGABYTE, check_answer
+from deadline.aws._notice import MEGABYTE
 
 if TYPE_CHECKING:
     from deadline.aws._message import Redact
@@ -85,12 +87,6 @@ ANSWERING: Final = 0.2
 
 DUMPING: Final = 0.1
 """Seconds to wait for the main process's stack, which it writes in less than one millisecond."""
-
-TIMEOUTS: Final[dict[str, Any]] = {
-    "connect_timeout": 2,
-    "read_timeout": 5,
-    "retries": {"total_max_attempts": 2},
-}
 
 
 class Helper:
@@ -207,7 +203,8 @@ class Helper:
             try:
                 pid = os.fork()
                 if pid == 0:
-                    _serve(_Child(parent, (theirs, stack), self._memory, self._notice, self._redact))
+                    child = _Child(parent, (theirs, stack), self._memory, self._notice, self._redact)
+                    contextvars.Context().run(_serve, child)  # in no deadline
             except OSError:  # no memory, or too many processes
                 self._let_go()
                 raise
@@ -291,6 +288,7 @@ class _Child:
         self._shared = _numbers(memory)
         self._notice = notice
         self._redact = redact
+        self._client = BlockingClient(notice)
 
     def detach(self) -> None:
         """Keep nothing of the parent's, and do not outlive it."""
@@ -316,17 +314,9 @@ class _Child:
 
     def warm_up(self) -> None:
         """Make the client and open a connection, so that sending takes one round trip."""
-        import botocore.session  # noqa: PLC0415  # importing deadline.aws loads no SDK
-        from botocore.awsrequest import AWSRequest  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-
-        session: Any = botocore.session.get_session()
-        self._client = session.create_client(
-            self._notice.service, region_name=self._notice.region, config=Config(**TIMEOUTS)
-        )
+        self._client.open()
         with contextlib.suppress(Exception):
-            request = AWSRequest("HEAD", self._client.meta.endpoint_url, headers={}).prepare()
-            self._client._endpoint.http_session.send(request)  # noqa: SLF001  # as `aws.warm_up` does
+            self._client.connect()
 
     def run(self) -> None:
         """Serve until the parent is gone."""
@@ -364,10 +354,7 @@ class _Child:
             invocation = marshal.loads(memoryview(self._memory)[_INVOCATION:])  # noqa: S302  # the parent's
             what = message(*invocation) | {"sent_by": "helper", "stack": stack}
             said = sealed(what, self._redact, self._notice.limit, self._redaction_failed)
-            request = self._notice.request(said)
-            from botocore import xform_name  # noqa: PLC0415
-
-            check_answer(getattr(self._client, xform_name(self._notice.operation))(**request))
+            self._client.send(said)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
             _write_log(f"the helper process could not send: {error!r}")
             return False

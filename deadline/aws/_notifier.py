@@ -65,6 +65,16 @@ class Notifier:
         Raises:
             Exception: It was not sent.
         """
+        said = self.sealed(message)
+        if not isinstance(self._target, Notice):
+            await self._target(said)
+            return
+        assert self._client is not None
+        request = self._target.request(said)
+        check_answer(await self._client.call(self._target.operation, request, outside))
+
+    def sealed(self, message: dict[str, Any]) -> dict[str, Any]:
+        """What of a message may leave, and fits."""
 
         def failed(error: Exception) -> None:
             emit(
@@ -75,12 +85,8 @@ class Notifier:
                 error=repr(error),
             )
 
-        if not isinstance(self._target, Notice):
-            await self._target(sealed(message, self._redact, MEGABYTE, failed))
-            return
-        assert self._client is not None
-        request = self._target.request(sealed(message, self._redact, self._target.limit, failed))
-        check_answer(await self._client.call(self._target.operation, request, outside))
+        limit = self._target.limit if isinstance(self._target, Notice) else MEGABYTE
+        return sealed(message, self._redact, limit, failed)
 
 
 class Word:
@@ -128,8 +134,7 @@ class Word:
         await asyncio.sleep(0)  # the mitigation begins before it: making a request takes milliseconds
         if self._helper is not None and not self._helper.stand_down():
             return
-        what = message(self._request_id, self._name, self._version, self._event)
-        what |= exceeded_part(error) if expired else error_part(error)
+        what = self._message(error, expired=expired)
         try:
             async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
                 await self._notifier.send(what, outside)
@@ -139,6 +144,10 @@ class Word:
                 raise
         else:
             self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
+
+    def _message(self, error: BaseException, *, expired: bool) -> dict[str, Any]:
+        what = message(self._request_id, self._name, self._version, self._event)
+        return what | (exceeded_part(error) if expired else error_part(error))
 
     def stand_down(self) -> None:
         """Have the helper not send it: what happened is no news."""
@@ -168,8 +177,17 @@ def notifier(
     *,
     on_error: bool,
     helper: bool,
+    plain: bool = False,
 ) -> Notifier | None:
     """Check what `handler` was given, or take the environment's DEADLINE_NOTICE.
+
+    Args:
+        target: Who is told.
+        redact: What is applied before.
+        name: The handler's.
+        on_error: Whether an error that nobody handled is told, too.
+        helper: Whether a helper process stands by.
+        plain: Whether it is for a plain function, without a loop.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -180,7 +198,9 @@ def notifier(
             "redact: expected a plain function that takes the message and returns it, no `async def`; "
             f"got {redact!r}"
         )
-    checked: Target | None = _from_environment() if target is None else _checked(target)
+    checked: Target | None = (
+        _from_environment(plain=plain) if target is None else _checked(target, plain=plain)
+    )
     if helper and not isinstance(checked, Notice):
         if checked is not None:
             raise TypeError("helper: it sends an aws.Notice, and cannot run a function of yours")
@@ -188,11 +208,22 @@ def notifier(
     if helper and sys.platform != "linux":
         logger.warning("helper=True does nothing for %s: it needs Linux, this is %s", name, sys.platform)
         helper = False
-    return checked and Notifier(checked, redact, on_error=on_error, helper=helper)
+    if checked is None:
+        return None
+    kind = Notifier
+    if plain:
+        from deadline.aws._plain_notice import PlainNotifier as kind  # noqa: N813, PLC0415
+    return kind(checked, redact, on_error=on_error, helper=helper)
 
 
-def _checked(target: Any) -> Target:
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None)):  # noqa: B004  # its type is asked for
+def _checked(target: Any, *, plain: bool) -> Target:
+    is_async = is_async_callable(target)
+    if is_async and plain:
+        raise TypeError(
+            f"notice: no loop runs {target!r} for a plain function; write it as a plain `def`, which is "
+            "called with the message in a thread, or the handler as an `async def`"
+        )
+    if is_async or (plain and callable(target)):
         return target  # type: ignore[no-any-return]
     if isinstance(target, str):
         try:
@@ -200,19 +231,26 @@ def _checked(target: Any) -> Target:
         except ValueError as error:
             raise ValueError(f"notice: {error}") from None
     if not isinstance(target, Notice):
+        function = "a plain function" if plain else "an `async def`"
         raise TypeError(
-            "notice: expected an aws.Notice, an ARN, a queue's URL or an `async def` that takes the message, "
+            f"notice: expected an aws.Notice, an ARN, a queue's URL or {function} that takes the message, "
             f"got {target!r}"
         )
-    if importlib.util.find_spec("aiobotocore") is None:
+    if importlib.util.find_spec("botocore" if plain else "aiobotocore") is None:
         raise ImportError('notice: sending it needs the SDK: pip install "asyncio-deadline[aws]"')
     return target
 
 
-def _from_environment() -> Notice | None:
+def is_async_callable(target: object) -> bool:
+    """Whether calling it gives a coroutine: an `async def`, or an object whose `__call__` is one."""
+    call = getattr(target, "__call__", None)  # noqa: B004  # its type is asked for
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(call)
+
+
+def _from_environment(*, plain: bool) -> Notice | None:
     target = os.environ.get("DEADLINE_NOTICE", "").strip()
     try:
-        checked = _checked(target) if target else None
+        checked = _checked(target, plain=plain) if target else None
     except (ValueError, ImportError) as error:
         logger.warning("DEADLINE_NOTICE is not used, %s", error)
         return None
