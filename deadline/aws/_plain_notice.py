@@ -77,14 +77,19 @@ class PlainNotifier(Notifier):
         """Open the client, in Lambda's init phase."""
         if self._blocking is None:
             return
+        until = time.monotonic() + WARMING_UP
+        failed: BaseException | None = None
         try:
             self._blocking.open()
             self._blocking.check()
-            connecting = Errand(self._blocking.connect, time.monotonic() + WARMING_UP, outside)
-            connecting.is_over(time.monotonic() + WARMING_UP)
+            connecting = Errand(self._blocking.connect, until, outside)
+            if connecting.is_over(until):
+                failed = connecting.error
         except Exception as error:  # noqa: BLE001  # a cold start must go on
+            failed = error
+        if failed is not None:
             assert isinstance(self._target, Notice)
-            emit("aws.warm_up_failed", logging.WARNING, endpoint=self._target.service, error=repr(error))
+            emit("aws.warm_up_failed", logging.WARNING, endpoint=self._target.service, error=repr(failed))
 
     def send_now(self, message: dict[str, Any]) -> None:
         """Send a message, and wait for the answer.
