@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from deadline import DeadlineExceeded, _scope, critical, deadline, subscribe
-from deadline._interrupt import Interrupted, Place, alarm, interruptible, is_unawaited
+from deadline._interrupt import Interrupted, Place, alarm, borne, interruptible, is_unawaited
 from deadline.testing import VirtualLoop
 
 if TYPE_CHECKING:
@@ -121,6 +121,48 @@ def test_what_may_be_interrupted_and_when(stack: list[Place], from_share: float 
         assert interruptible(stack, spent, own=False) is (expected and spent >= 2 / 3)
 
 
+CALLS_BACK = Place("asyncio.events", "_run", awaits=False, hands_on=True)
+RUNS = of("deadline.aws._environment", "run")
+
+
+@pytest.mark.parametrize(
+    ("stack", "own", "others"),
+    [
+        ([of("orders"), CALLS_BACK, of("asyncio.base_events", "_run_once")], True, True),
+        ([of("orders"), of("time"), of("logging"), CALLS_BACK], True, True),
+        ([of("orders"), USERS, CALLS_BACK], True, True),  # somebody drives it by hand
+        ([CALLS_BACK], True, False),  # C code of the block's, or a task that has just ended
+        ([CALLS_BACK._replace(hands_on=False)], False, False),
+        ([of("orders"), CALLS_BACK._replace(hands_on=False)], False, False),  # a signal's handler
+        ([of("orders"), of("asyncio.events", "_add_callback"), CALLS_BACK], False, False),
+        ([of("aiohttp"), of("asyncio.selector_events"), CALLS_BACK], False, False),
+        ([of("anyio._backends._asyncio"), CALLS_BACK], False, False),
+        ([of("deadline._timer"), CALLS_BACK], False, False),
+        ([of("orders", "__del__"), CALLS_BACK], False, False),
+        ([of("selectors", "select"), of("asyncio.base_events", "_run_once"), RUNS], False, False),
+        ([of("uvloop._noop", "noop"), RUNS], False, False),
+        ([of("orders"), RUNS], True, True),
+        ([of("orders"), of("asyncio.runners", "run")], True, True),
+        ([RUNS], True, False),
+        ([of("orders"), of("__main__")], False, False),
+        ([], False, False),
+    ],
+    ids=lambda value: "-".join(one.module for one in value) if isinstance(value, list) else None,
+)
+def test_what_the_loop_bears(stack: list[Place], *, own: bool, others: bool) -> None:
+    """A callback that stands right on the loop, in the last third; C code of it only if it is the block's."""
+    for spent in (0.0, 0.5, 0.67, 5.0):
+        assert borne(stack, spent, own=True) is (own and spent >= 2 / 3)
+        assert borne(stack, spent, own=False) is (others and spent >= 2 / 3)
+
+
+def test_the_place_where_asyncio_calls_back_is_known() -> None:
+    """One call in its `_run`, which the standard library may write otherwise one day."""
+    code = asyncio.Handle._run.__code__
+    assert (asyncio.Handle.__module__, code.co_name) == ("asyncio.events", "_run")
+    assert [one.opname for one in dis.get_instructions(code)].count("CALL_FUNCTION_EX") == 1
+
+
 async def awaits(group: Any) -> None:
     async with group:
         len("nothing to await")
@@ -182,6 +224,39 @@ async def raised_as_cancelled() -> None:
         raise asyncio.CancelledError from None
 
 
+async def swallowed_for_ever() -> None:
+    while True:
+        try:
+            try:
+                block()
+            finally:
+                len("not the end of it")
+        except BaseException as error:
+            repr(error)
+
+
+async def suppressed_for_ever() -> None:
+    while True:
+        with suppress(BaseException):
+            while True:
+                pass
+
+
+async def called_back() -> None:
+    asyncio.get_running_loop().call_soon(block)
+    await asyncio.sleep(LONG)
+
+
+async def called_back_in_c() -> None:
+    asyncio.get_running_loop().call_later(0.001, time.sleep, LONG)
+    await asyncio.sleep(LONG)
+
+
+async def called_back_by_a_thread() -> None:
+    threading.Thread(target=asyncio.get_running_loop().call_soon_threadsafe, args=[block]).start()
+    await asyncio.sleep(LONG)
+
+
 async def deadlocked() -> None:
     lock = threading.Condition()
     with lock:
@@ -190,7 +265,8 @@ async def deadlocked() -> None:
 
 WAYS: list[Callable[[], Awaitable[None]]] = [
     blocks, in_group, in_anyio_group, gathered, gathered_and_kept, waited_for, swallowed,
-    swallowed_and_awaited, raised_as_cancelled, deadlocked,
+    swallowed_and_awaited, raised_as_cancelled, deadlocked, swallowed_for_ever, suppressed_for_ever,
+    called_back, called_back_in_c, called_back_by_a_thread,
 ]  # fmt: skip
 
 
@@ -201,7 +277,7 @@ def test_whatever_blocks_ends_in_the_deadlines_error(run: Callable[..., Any], wa
 
     async def main() -> None:
         with pytest.raises(DeadlineExceeded) as caught:
-            async with deadline(SOON, margin=0.0, interrupt=True) as dl:
+            async with deadline(SOON + 0.3, margin=0.3, interrupt=True) as dl:
                 await way()
         assert caught.value.deadline is dl
         assert caught.value.report.blocked

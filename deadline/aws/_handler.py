@@ -356,10 +356,15 @@ def handler(
 
 def _lambda_function(plan: Plan) -> Any:
     """A function, and no object that can be called: decorators of other libraries insist."""
+    call: Callable[[Any, Any], Any] = plan.call
+    if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ and plan.interrupt and not _scope.DISABLED:
+        from deadline.aws._last_resort import with_last_resort  # noqa: PLC0415  # elsewhere Lambda kills
+
+        call = with_last_resort(plan.call, plan.name, plan.notifier)
 
     @functools.wraps(plan.function)
     def function(event: Any, context: Any) -> Any:
-        return plan.call(event, context)
+        return call(event, context)
 
     made: Any = function
     made.invoke, made.on_exceeded = plan.invoke, plan.register

@@ -50,7 +50,7 @@ from weakref import WeakSet
 
 from deadline._events import emit
 from deadline.aws._message import message, sealed
-from deadline.aws._notice import MEGABYTE, check_answer
+from deadline.aws._notice import MEGABYTE, plain_client, send_plainly
 
 if TYPE_CHECKING:
     from deadline.aws._message import Redact
@@ -85,12 +85,6 @@ ANSWERING: Final = 0.2
 
 DUMPING: Final = 0.1
 """Seconds to wait for the main process's stack, which it writes in less than one millisecond."""
-
-TIMEOUTS: Final[dict[str, Any]] = {
-    "connect_timeout": 2,
-    "read_timeout": 5,
-    "retries": {"total_max_attempts": 2},
-}
 
 
 class Helper:
@@ -310,14 +304,9 @@ class _Child:
 
     def warm_up(self) -> None:
         """Make the client and open a connection, so that sending takes one round trip."""
-        import botocore.session  # noqa: PLC0415  # importing deadline.aws loads no SDK
-        from botocore.awsrequest import AWSRequest  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
+        from botocore.awsrequest import AWSRequest  # noqa: PLC0415  # importing deadline.aws loads no SDK
 
-        session: Any = botocore.session.get_session()
-        self._client = session.create_client(
-            self._notice.service, region_name=self._notice.region, config=Config(**TIMEOUTS)
-        )
+        self._client = plain_client(self._notice)
         with contextlib.suppress(Exception):
             request = AWSRequest("HEAD", self._client.meta.endpoint_url, headers={}).prepare()
             self._client._endpoint.http_session.send(request)  # noqa: SLF001  # as `aws.warm_up` does
@@ -358,10 +347,7 @@ class _Child:
             invocation = marshal.loads(memoryview(self._memory)[_INVOCATION:])  # noqa: S302  # the parent's
             what = message(*invocation) | {"sent_by": "helper", "stack": stack}
             said = sealed(what, self._redact, self._notice.limit, self._redaction_failed)
-            request = self._notice.request(said)
-            from botocore import xform_name  # noqa: PLC0415
-
-            check_answer(getattr(self._client, xform_name(self._notice.operation))(**request))
+            send_plainly(self._client, self._notice, said)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
             _write_log(f"the helper process could not send: {error!r}")
             return False

@@ -21,6 +21,12 @@ QUARTER: Final = 262_144 - 2_048
 # docs.aws.amazon.com/lambda/latest/api/API_Invoke.html: 1 MB for an asynchronous invocation.
 MEGABYTE: Final = 1_000_000
 
+TIMEOUTS: Final[dict[str, Any]] = {
+    "connect_timeout": 2,
+    "read_timeout": 5,
+    "retries": {"total_max_attempts": 2},
+}
+
 LEAST: Final = 2_048
 """Bytes that a message has without what can be cut."""
 
@@ -184,6 +190,26 @@ def check_answer(answer: Mapping[str, Any]) -> None:
     for entry in answer.get("Entries", ()):
         if "ErrorCode" in entry:
             raise RuntimeError(f"{entry['ErrorCode']}: {entry.get('ErrorMessage')}")
+
+
+def plain_client(notice: Notice) -> Any:
+    """A client of botocore's, for a process or a thread without a loop."""
+    import botocore.session  # noqa: PLC0415  # importing deadline.aws loads no SDK
+    from botocore.config import Config  # noqa: PLC0415
+
+    session: Any = botocore.session.get_session()
+    return session.create_client(notice.service, region_name=notice.region, config=Config(**TIMEOUTS))
+
+
+def send_plainly(client: Any, notice: Notice, message: dict[str, Any]) -> None:
+    """Send a sealed message by such a client.
+
+    Raises:
+        Exception: It was not sent.
+    """
+    from botocore import xform_name  # noqa: PLC0415
+
+    check_answer(getattr(client, xform_name(notice.operation))(**notice.request(message)))
 
 
 def _region(arn: str) -> str | None:

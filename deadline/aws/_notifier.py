@@ -22,7 +22,7 @@ from deadline._scope import deadline
 from deadline.aws._helper import Helper
 from deadline.aws._kept_client import KeptClient
 from deadline.aws._message import error_part, exceeded_part, message, sealed
-from deadline.aws._notice import MEGABYTE, Notice, check_answer
+from deadline.aws._notice import MEGABYTE, Notice, check_answer, plain_client, send_plainly
 
 if TYPE_CHECKING:
     import contextvars
@@ -49,10 +49,17 @@ class Notifier:
             KeptClient(target.service, target.region, target.check) if isinstance(target, Notice) else None
         )
         self.helper = Helper(target, redact) if helper and isinstance(target, Notice) else None
+        self._last: Word | None = None
 
     def word(self, name: str, event: Any, context: Any) -> Word:
         """The notice that an invocation may send."""
-        return Word(self, name, event, context)
+        self._last = Word(self, name, event, context)
+        return self._last
+
+    def tell_at_last(self, stack: str) -> None:
+        """Send the notice of an invocation that has kept the loop until now; for a thread, without a loop."""
+        if self._last is not None and self.helper is None and isinstance(self._target, Notice):
+            self._last.send_at_last(self._target, self._redact, stack)
 
     def initialise(self, outside: contextvars.Context) -> None:
         """Open the client, in Lambda's init phase."""
@@ -95,6 +102,7 @@ class Word:
         self._request_id = getattr(context, "aws_request_id", None)
         self._event = event
         self._soft = math.inf  # as the helper knows it
+        self._sent = False
         self.on_error = notifier.on_error
 
     def arm(self, dl: Deadline) -> None:
@@ -133,10 +141,23 @@ class Word:
         try:
             async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
                 await self._notifier.send(what, outside)
+                self._sent = True
         except BaseException as failure:
             self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
             if not isinstance(failure, Exception):
                 raise
+        else:
+            self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
+
+    def send_at_last(self, notice: Notice, redact: Redact | None, stack: str) -> None:
+        """Send it as the helper would, if nobody has."""
+        if self._sent:
+            return
+        what = message(self._request_id, self._name, self._version, self._event) | {"stack": stack}
+        try:
+            send_plainly(plain_client(notice), notice, sealed(what, redact, notice.limit, lambda _: None))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
+            self._tell("aws.notice_failed", logging.WARNING, error=repr(error))
         else:
             self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
 
