@@ -48,10 +48,10 @@ MATRIX: Final = {
     "a blocked child of asyncio's TaskGroup": INTERRUPTED,
     "a blocked child of anyio's TaskGroup": INTERRUPTED,
     "a blocked task in gather, its error taken": INTERRUPTED,
-    "a busy loop in except BaseException: pass": TOLD,
+    "a busy loop in except BaseException: pass": INTERRUPTED,
     "a C loop that holds the GIL": TOLD,
     "pbkdf2_hmac": TOLD,
-    "a blocked plain callback": TOLD,
+    "a blocked plain callback": INTERRUPTED,
 }
 
 
