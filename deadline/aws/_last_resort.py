@@ -103,7 +103,7 @@ class LastResort:
 def _end(invocation: _Invocation) -> NoReturn:
     """Tell why, and end the process."""
     try:
-        stack = _main_stack()
+        stack = _stack(_named(invocation.request_id))
         emit(
             "aws.worker_ended",
             logging.ERROR,
@@ -121,9 +121,12 @@ def _end(invocation: _Invocation) -> NoReturn:
         os._exit(1)
 
 
-def _main_stack() -> str:
+def _stack(request: str) -> str:
+    """What the main thread is doing, from the invocation on."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
-    return "".join(traceback.format_stack(frame))
+    stack = traceback.extract_stack(frame)
+    begin = next((at for at, one in enumerate(stack) if one.name == request), 0)
+    return "".join(traceback.format_list(stack[begin:]))
 
 
 def _step() -> str | None:
@@ -150,7 +153,7 @@ def with_last_resort(
         invocation = _Invocation(name, request_id, time.monotonic() + left, notifier)
         _last_resort.arm(invocation)
         try:
-            return _named(f"request {request_id}")(call, event, context)
+            return _under_name(_named(request_id))(call, event, context)
         finally:
             _last_resort.disarm()
             late = time.monotonic() - invocation.hard
@@ -160,10 +163,14 @@ def with_last_resort(
     return run
 
 
+def _named(request_id: str | None) -> str:
+    return f"request {request_id}"
+
+
+def _under_name(name: str) -> types.FunctionType:
+    """`_call`, as a function that stacks show by this name."""
+    return types.FunctionType(_call.__code__.replace(co_name=name, co_qualname=name), globals())
+
+
 def _call(call: Callable[[Any, Any], Any], event: Any, context: Any) -> Any:
     return call(event, context)
-
-
-def _named(name: str) -> types.FunctionType:
-    """A function that stacks show by this name."""
-    return types.FunctionType(_call.__code__.replace(co_name=name, co_qualname=name), globals())

@@ -252,6 +252,8 @@ class Emulator:
         if environment is not None and not environment.over:
             environment.thaw()
             return environment, None
+        if environment is not None:
+            environment.kill()  # it has ended by itself since the last invocation
         environment, outcome = self._start("invoke", until, request_id)
         return environment, outcome if isinstance(outcome, FunctionError) else None
 
