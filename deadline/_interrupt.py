@@ -98,6 +98,8 @@ _NEVER: Final = frozenset({"asyncio", "anyio", "uvloop", "deadline"})
 _LATE: Final = frozenset(
     {"_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "importlib", "logging", "weakref"}
 )
+# What these do themselves, at the death of something, does not block, and Python only prints what is raised.
+_BOOKS: Final = frozenset({"_weakrefset", "weakref"})
 # Between these and the `with` that calls them an exception leaves what they acquired, or were to release.
 _LATE_FUNCTIONS: Final = frozenset({"__enter__", "__exit__", "__aenter__", "__aexit__"})
 
@@ -121,7 +123,7 @@ def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
         package = module.partition(".")[0]
         if depth and (module, function) == _CALLS_YOURS:
             return True
-        if package in _NEVER or function == "__del__":
+        if package in _NEVER or function == "__del__" or (not depth and package in _BOOKS):
             return False
         lost = unawaited and not depth  # an `__aexit__`, perhaps: its group would never be left
         if spent < 1 / 3 and (lost or package in _LATE or function in _LATE_FUNCTIONS):
@@ -156,7 +158,8 @@ def borne(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
         where = place.module, place.function
         if where == _CALLS_BACK or where in _RUNS:
             return (place.hands_on or where in _RUNS) and (own or depth > 0)
-        if place.module.partition(".")[0] in _NEVER or place.function == "__del__":
+        package = place.module.partition(".")[0]
+        if package in _NEVER or place.function == "__del__" or (not depth and package in _BOOKS):
             return False
     return False
 

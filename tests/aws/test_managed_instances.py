@@ -175,7 +175,7 @@ os.environ["AWS_LAMBDA_MAX_CONCURRENCY"] = "2"
 from deadline import aws, subscribe
 from deadline.aws import _last_resort
 from deadline.testing import FakeContext
-vars(_last_resort).update(PATIENCE=2.0, TELLING=0.1)
+vars(_last_resort).update(PATIENCE=1.5, TELLING=0.1)
 
 @aws.handler(margin=0.3)
 async def work(event, context):
@@ -183,10 +183,10 @@ async def work(event, context):
 
 @aws.handler(margin=0.05)
 async def late(event, context):
-    mutex, until = ctypes.create_string_buffer(64), (ctypes.c_long * 2)(int(time.time() + 2), 0)
+    mutex, until = ctypes.create_string_buffer(64), (ctypes.c_long * 2)(int(time.time() + 1.3), 0)
     library = ctypes.CDLL(None)
     library.pthread_mutex_lock(mutex)
-    library.pthread_mutex_timedlock(mutex, until)  # for one or two seconds, in C
+    library.pthread_mutex_timedlock(mutex, until)  # for a second at the most, in C
 
 @work.on_exceeded
 async def _(exceeded, event, context):
@@ -197,7 +197,7 @@ subscribe(lambda event: events.append(event.name))
 work(0, FakeContext(0.8))
 assert work(9, FakeContext(0.8)) == "mitigated"
 late({}, FakeContext(0.15))
-time.sleep(3.0)
+time.sleep(2.2)
 print(*[name for name in events if name.startswith("aws.ended") or "worker" in name])
 """
 
