@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,9 @@ def _links(pid: int) -> list[str]:
 async def work(event: dict[str, Any], context: Any, opened: list[int]) -> dict[str, Any]:
     """Do what the event names, and say who did it."""
     await asyncio.sleep(event.get("seconds", 0.0))
+    end = time.monotonic() + event.get("computes", 0.0) - 0.02
+    while time.monotonic() < end:
+        pass
     if "body" in event:
         await (STUCK | BODIES)[event["body"]]()
     return {

@@ -150,7 +150,7 @@ def test_an_interrupted_environment_can_be_begun_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [["200", "1"], ["80", "2", "last third"], ["80", "3", "last third", "uvloop"]]
+    "how", [["200", "1"], ["50", "2", "last third"], ["50", "3", "last third", "uvloop"]]
 )
 def test_no_false_alarm(how: list[str]) -> None:
     """Invocations that end around the soft instant answer or are mitigated, and leave nothing behind.
