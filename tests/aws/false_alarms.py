@@ -178,7 +178,8 @@ async def called_back(event: dict[str, Any]) -> None:
         try:
             until_it_ends(event)
         finally:
-            done.cancelled() or done.set_result(None)
+            if not done.cancelled():
+                done.set_result(None)
 
     loop.call_soon(called_back)
     await done
