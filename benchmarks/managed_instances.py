@@ -131,7 +131,7 @@ def _environments(rows: list[str]) -> Iterator[tuple[Emulator, list[str]]]:
     path = Path(__file__).resolve().parent.parent / "tests" / "aws"
     for row, its in (("", [row for row in rows if row != boto]), (boto, [boto])):
         env = {"ROW": row, "DEADLINE_MARGIN": str(MARGIN)}
-        with Emulator("managed.work", path=path, timeout=TIMEOUT, env=env, workers=WORKERS) as function:
+        with Emulator("workers.work", path=path, timeout=TIMEOUT, env=env, workers=WORKERS) as function:
             yield function, its
 
 

@@ -84,7 +84,7 @@ def test_overrunning_invocations_harm_nobody_else_and_no_worker_is_lost() -> Non
     """Every kind that can be ended is, in time for an answer; meanwhile the others are as quick as before."""
     env = {"DEADLINE_MARGIN": str(MARGIN)}
     with (
-        Emulator("managed.work", path=HERE, timeout=TIMEOUT, env=env, workers=WORKERS) as function,
+        Emulator("workers.work", path=HERE, timeout=TIMEOUT, env=env, workers=WORKERS) as function,
         ThreadPoolExecutor(1) as pool,
     ):
         before = workers_of(function, WORKERS)
@@ -108,7 +108,7 @@ def test_overrunning_invocations_harm_nobody_else_and_no_worker_is_lost() -> Non
 def test_a_worker_that_nothing_frees_ends_and_says_why(queue: Queue) -> None:
     """In a bounded time; the others serve on, and when none is left there is another environment."""
     env = {"DEADLINE_MARGIN": "0.5", "IMPATIENT": "1", "DEADLINE_NOTICE": queue.url}
-    with Emulator("managed.work", path=HERE, timeout=1.0, env=env, workers=3) as function:
+    with Emulator("workers.work", path=HERE, timeout=1.0, env=env, workers=3) as function:
         before = workers_of(function, 3)
         ended = all_of(function, [{"body": "stuck"}, {"body": "stuck with the interpreter"}])
         assert [one.status for one in ended] == ["timeout", "timeout"]
@@ -150,10 +150,10 @@ def test_each_worker_has_its_own(queue: Queue, tmp_path: Path, imported: str) ->
     """Loop, lifespan and helper process; also if something has imported the function before the fork."""
     env = {"DEADLINE_NOTICE": queue.url, "HELPED": "1"}
     if imported == "before the fork":
-        (tmp_path / "sitecustomize.py").write_text("import managed\n")
+        (tmp_path / "sitecustomize.py").write_text("import workers\n")
         folders = [str(tmp_path), HERE, str(Path(deadline.__file__).parent.parent)]
         env["PYTHONPATH"] = os.pathsep.join(folders)
-    with Emulator("managed.work", path=HERE, timeout=10.0, env=env, workers=3) as function:
+    with Emulator("workers.work", path=HERE, timeout=10.0, env=env, workers=3) as function:
         workers_of(function, 3)
         found = [run.response for run in all_of(function, [{"seconds": 0.5}] * 3)]
     answers = {one["pid"]: one for one in found}
