@@ -19,8 +19,8 @@ from typing import Any, Final
 from deadline import DeadlineExceeded, aws
 
 WORKERS: Final = 4
-TIMEOUT: Final = 2.0
-MARGIN: Final = 1.0
+TIMEOUT: Final = 1.5
+MARGIN: Final = 0.8
 
 
 async def work(event: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def main() -> None:
             print(name)
             for event, result in zip(hanging, pool.map(emulator.invoke, hanging), strict=True):
                 print(f"  {event['hang']:14}{result.status:9}{result.response or ''}")
-            found = pool.map(emulator.invoke, [{}] * WORKERS * 4)
+            found = pool.map(emulator.invoke, [{}] * WORKERS * 2)
             workers = {result.response["worker"] for result in found if result.response}
             print(f"  {len(workers)} of {WORKERS} workers left")
 

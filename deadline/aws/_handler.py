@@ -301,7 +301,7 @@ def handler(
         eager: Enter the lifespan when the module is imported, in Lambda's time for initialising; not where
             the process is copied after that (SnapStart, Managed Instances).
         interrupt: Interrupt what blocks the loop past the soft instant, by SIGALRM: `time.sleep`, a busy
-            loop, a synchronous client.
+            loop, a synchronous client. On Managed Instances, also end a worker that nothing frees.
         recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
             warn by the event `aws.interrupted`.

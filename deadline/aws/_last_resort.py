@@ -13,13 +13,14 @@ process. If C code keeps the interpreter's lock, no thread gets to that. `TELLIN
 needs no lock, writes all stacks to stderr and ends the process. It takes no text of ours, so that the
 request's id stands in the stack, as the name of a function.
 
-`faulthandler.dump_traceback_later` has one slot in a process, and takes 31 µs: it is taken here and nowhere
-else, and given back at the end of each invocation.
+`faulthandler.dump_traceback_later` has one slot in a process, and starts a thread: the slot is taken here and
+nowhere else, and given back at the end of each invocation.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import math
@@ -31,7 +32,7 @@ import traceback
 import types
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from deadline._events import emit
+from deadline._events import emit, logger
 from deadline._scope import current
 from deadline._sighting import context_of
 from deadline.aws._environment import environment
@@ -76,10 +77,13 @@ class LastResort:
         """End the process unless it is told otherwise in time."""
         self._running = invocation
         left = max(0.0, invocation.hard - time.monotonic())
-        faulthandler.dump_traceback_later(left + PATIENCE + TELLING, exit=True, file=STDERR)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="deadline-last-resort", daemon=True)
-            self._thread.start()
+        try:
+            faulthandler.dump_traceback_later(left + PATIENCE + TELLING, exit=True, file=STDERR)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="deadline-last-resort", daemon=True)
+                self._thread.start()
+        except RuntimeError as error:  # too many threads
+            logger.warning("nothing ends this worker if %s hangs: %r", invocation.function, error)
 
     def disarm(self) -> None:
         """The invocation has ended; if it is too late for that, wait for the end."""
@@ -102,14 +106,17 @@ class LastResort:
 
 def _end(invocation: _Invocation) -> NoReturn:
     """Tell why, and end the process."""
+    step = None
     try:
         stack = _stack(_named(invocation.request_id))
+        with contextlib.suppress(Exception):  # it is another thread's
+            step = _step()
         emit(
             "aws.worker_ended",
             logging.ERROR,
             function=invocation.function,
             request_id=invocation.request_id,
-            step=_step(),
+            step=step,
             seconds=time.monotonic() - invocation.hard,
             stack=stack,
         )
@@ -137,7 +144,17 @@ def _step() -> str | None:
     return max(steps, key=lambda step: step.started).name if steps else None
 
 
-_last_resort: Final = LastResort()
+_last_resort = LastResort()
+
+
+def _forget() -> None:
+    """Its thread is the parent's."""
+    global _last_resort  # noqa: PLW0603  # there is one in a process
+    _last_resort = LastResort()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def with_last_resort(
@@ -151,11 +168,12 @@ def with_last_resort(
             return call(event, context)
         request_id = getattr(context, "aws_request_id", None)
         invocation = _Invocation(name, request_id, time.monotonic() + left, notifier)
-        _last_resort.arm(invocation)
+        last_resort = _last_resort
+        last_resort.arm(invocation)
         try:
             return _under_name(_named(request_id))(call, event, context)
         finally:
-            _last_resort.disarm()
+            last_resort.disarm()
             late = time.monotonic() - invocation.hard
             if late > 0:
                 emit("aws.ended_late", logging.WARNING, function=name, request_id=request_id, seconds=late)

@@ -102,7 +102,7 @@ class Word:
         self._request_id = getattr(context, "aws_request_id", None)
         self._event = event
         self._soft = math.inf  # as the helper knows it
-        self._sent = False
+        self._begun = False
         self.on_error = notifier.on_error
 
     def arm(self, dl: Deadline) -> None:
@@ -140,8 +140,8 @@ class Word:
         what |= exceeded_part(error) if expired else error_part(error)
         try:
             async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
+                self._begun = True
                 await self._notifier.send(what, outside)
-                self._sent = True
         except BaseException as failure:
             self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
             if not isinstance(failure, Exception):
@@ -150,12 +150,16 @@ class Word:
             self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
 
     def send_at_last(self, notice: Notice, redact: Redact | None, stack: str) -> None:
-        """Send it as the helper would, if nobody has."""
-        if self._sent:
+        """Send it as the helper would, if nobody has tried."""
+        if self._begun:
             return
+
+        def failed(error: Exception) -> None:
+            self._tell("aws.redaction_failed", logging.WARNING, error=repr(error))
+
         what = message(self._request_id, self._name, self._version, self._event) | {"stack": stack}
         try:
-            send_plainly(plain_client(notice), notice, sealed(what, redact, notice.limit, lambda _: None))
+            send_plainly(plain_client(notice), notice, sealed(what, redact, notice.limit, failed))
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
             self._tell("aws.notice_failed", logging.WARNING, error=repr(error))
         else:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 if "IMPATIENT" in os.environ:  # a test has no time for more
-    vars(_last_resort).update(PATIENCE=1.0, TELLING=2.0)
+    vars(_last_resort).update(PATIENCE=0.5, TELLING=2.0)
 
 IMPORTER = os.getpid()
 opened: list[int] = []
