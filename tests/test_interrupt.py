@@ -278,6 +278,9 @@ WAYS: list[Callable[[], Awaitable[None]]] = [
 def test_whatever_blocks_ends_in_the_deadlines_error(run: Callable[..., Any], way: Any) -> None:
     """Also if the interrupt was lost on its way: an interrupted scope never lets its result stand."""
 
+    if way in {swallowed_for_ever, suppressed_for_ever} and sys.gettrace() is not None:
+        pytest.skip("whoever measures coverage traces, and is left alone")
+
     async def main() -> None:
         with pytest.raises(DeadlineExceeded) as caught:
             async with deadline(SOON + 0.3, margin=0.3, interrupt=True) as dl:
@@ -289,6 +292,56 @@ def test_whatever_blocks_ends_in_the_deadlines_error(run: Callable[..., Any], wa
             assert (task := asyncio.current_task()) is not None
             assert task.cancelling() == 0
         await asyncio.sleep(0)  # nothing is left of it
+
+    run(main())
+
+
+@slow
+def test_whoever_traces_goes_on_tracing() -> None:
+    """A debugger, say: what swallows is then struck singly, and its tracer is there afterwards."""
+
+    def tracer(*_: object) -> None: ...
+
+    async def main() -> int:
+        swallowed = 0
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(SOON + 0.2, margin=0.2, interrupt=True):
+                for _ in range(15):
+                    try:
+                        block()
+                    except BaseException:
+                        swallowed += 1
+        return swallowed
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        assert asyncio.run(main()) == 15
+        assert sys.gettrace() is tracer
+    finally:
+        sys.settrace(before)
+
+
+@slow
+def test_a_second_strike_leaves_no_tracer_behind(run: Callable[..., Any]) -> None:
+    """Whether it came or there was nothing more to strike."""
+    if sys.gettrace() is not None:
+        pytest.skip("somebody else traces")
+
+    async def lets_go() -> None:
+        for _ in range(4):
+            try:
+                block()
+            except BaseException:
+                pass
+
+    async def main() -> None:
+        for way in (lets_go, swallowed_for_ever):
+            with pytest.raises(DeadlineExceeded):
+                async with deadline(SOON + 0.1, margin=0.1, interrupt=True):
+                    await way()
+            await asyncio.sleep(0)
+            assert sys.gettrace() is None
 
     run(main())
 
