@@ -277,7 +277,6 @@ WAYS: list[Callable[[], Awaitable[None]]] = [
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_whatever_blocks_ends_in_the_deadlines_error(run: Callable[..., Any], way: Any) -> None:
     """Also if the interrupt was lost on its way: an interrupted scope never lets its result stand."""
-
     if way in {swallowed_for_ever, suppressed_for_ever} and sys.gettrace() is not None:
         pytest.skip("whoever measures coverage traces, and is left alone")
 
