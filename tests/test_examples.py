@@ -260,3 +260,13 @@ def test_a_home_page_with_dead_parts_is_there_in_time() -> None:
     assert float(second[0]) < 0.3
     assert float(third[0]) < 0.2
     assert (second[-1], third[-1]) == ("4", "0")
+
+
+def test_workers_that_hang_come_back() -> None:
+    """Under `asyncio.timeout` three of four are gone; under a handler they answer, and all serve on."""
+    pytest.importorskip("awslambdaric")
+    plain, _, ours = run("managed.py").partition("handler\n")
+    assert [line.split()[-1] for line in plain.splitlines()[1:4]] == ["timeout"] * 3
+    assert "1 of 4 workers left" in plain
+    assert ours.count("'status': 'partial'") == 3
+    assert "4 of 4 workers left" in ours

@@ -311,7 +311,8 @@ def handler(
             to the first invocation if that is over before. Under SnapStart, after each restore; not on
             Managed Instances.
         interrupt: Interrupt what blocks the loop past the soft instant, by SIGALRM: `time.sleep`, a busy
-            loop, a synchronous client. Without it a plain function is not cut at all.
+            loop, a synchronous client. On Managed Instances, also end a worker that nothing frees. Without it
+            a plain function is not cut at all.
         recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
             warn by the event `aws.interrupted`.
@@ -377,10 +378,15 @@ def handler(
 
 def _lambda_function(plan: Plan) -> Any:
     """A function, and no object that can be called: decorators of other libraries insist."""
+    call: Callable[[Any, Any], Any] = plan.call
+    if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ and plan.interrupt and not _scope.DISABLED:
+        from deadline.aws._last_resort import with_last_resort  # noqa: PLC0415  # elsewhere Lambda kills
+
+        call = with_last_resort(plan.call, plan.name, plan.notifier)
 
     @functools.wraps(plan.function)
     def function(event: Any, context: Any) -> Any:
-        return plan.call(event, context)
+        return call(event, context)
 
     made: Any = function
     made.on_exceeded = plan.register

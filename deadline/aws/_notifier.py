@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from deadline._events import emit, logger
 from deadline._margin import helper_acts_at
 from deadline._scope import deadline
+from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._helper import Helper
 from deadline.aws._kept_client import KeptClient
 from deadline.aws._message import error_part, exceeded_part, message, sealed
@@ -49,10 +50,17 @@ class Notifier:
             KeptClient(target.service, target.region, target.check) if isinstance(target, Notice) else None
         )
         self.helper = Helper(target, redact) if helper and isinstance(target, Notice) else None
+        self._last: Word | None = None
 
     def word(self, name: str, event: Any, context: Any) -> Word:
         """The notice that an invocation may send."""
-        return Word(self, name, event, context)
+        self._last = Word(self, name, event, context)
+        return self._last
+
+    def tell_at_last(self, stack: str) -> None:
+        """Send the notice of an invocation that has kept the loop until now; for a thread, without a loop."""
+        if self._last is not None and self.helper is None and isinstance(self._target, Notice):
+            self._last.send_at_last(BlockingClient(self._target), stack)
 
     def initialise(self, outside: contextvars.Context) -> None:
         """Open the client, in Lambda's init phase."""
@@ -101,6 +109,7 @@ class Word:
         self._request_id = getattr(context, "aws_request_id", None)
         self._event = event
         self._soft = math.inf  # as the helper knows it
+        self._begun = False
         self.on_error = notifier.on_error
 
     def arm(self, dl: Deadline) -> None:
@@ -137,6 +146,7 @@ class Word:
         what = self._message(error, expired=expired)
         try:
             async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
+                self._begun = True
                 await self._notifier.send(what, outside)
         except BaseException as failure:
             self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
@@ -148,6 +158,18 @@ class Word:
     def _message(self, error: BaseException, *, expired: bool) -> dict[str, Any]:
         what = message(self._request_id, self._name, self._version, self._event)
         return what | (exceeded_part(error) if expired else error_part(error))
+
+    def send_at_last(self, client: BlockingClient, stack: str) -> None:
+        """Send it as the helper would, if nobody has tried."""
+        if self._begun:
+            return
+        what = message(self._request_id, self._name, self._version, self._event) | {"stack": stack}
+        try:
+            client.send(self._notifier.sealed(what))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
+            self._tell("aws.notice_failed", logging.WARNING, error=repr(error))
+        else:
+            self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
 
     def stand_down(self) -> None:
         """Have the helper not send it: what happened is no news."""

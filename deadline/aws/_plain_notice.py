@@ -71,7 +71,8 @@ class PlainNotifier(Notifier):
 
     def word(self, name: str, event: Any, context: Any) -> PlainWord:
         """The notice that an invocation may send."""
-        return PlainWord(self, name, event, context)
+        self._last = word = PlainWord(self, name, event, context)
+        return word
 
     def initialise(self, outside: contextvars.Context) -> None:
         """Open the client, in Lambda's init phase."""
@@ -123,6 +124,7 @@ class PlainWord(Word):
         if self._helper is not None and not self._helper.stand_down():
             return None
         what = self._message(error, expired=expired)
+        self._begun = True
         try:
             return Errand(lambda: self._notifier.send_now(what), until, outside)
         except RuntimeError as failure:  # no thread can be started

@@ -296,6 +296,8 @@ class Emulator:
             if environment.init_error is None and environment.exit_code is None:
                 return environment, FunctionError.not_restored(request_id, RESTORING)
             return environment, self._failure(environment, request_id)
+        if environment is not None:
+            environment.kill()  # it has ended by itself since the last invocation
         environment, outcome = self._start("invoke", until, request_id)
         return environment, outcome if isinstance(outcome, FunctionError) else None
 

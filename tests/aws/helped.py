@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import sys
 import time
@@ -15,29 +16,19 @@ if TYPE_CHECKING:
     from deadline import DeadlineExceeded
 
 
-async def _plain_callback() -> None:
-    asyncio.get_running_loop().call_soon(time.sleep, 30)
-    await asyncio.sleep(60)
-
-
 async def _hold_the_lock() -> None:
     """In C, which does not look for signals."""
     sum(range(10**12))
 
 
-async def _swallow_all() -> None:
-    """Whatever is raised here, by whomever."""
-    while True:
-        try:
-            while True:
-                pass
-        except BaseException:
-            pass
+async def _derive_a_key() -> None:
+    """In C, which does not look for signals either, and needs no lock."""
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2_000_000_000)
 
 
 async def _late() -> None:
-    """Longer than the helper waits, and in time for an answer; what a signal cannot interrupt."""
-    asyncio.get_running_loop().call_soon(time.sleep, 2.6)
+    """Longer than the helper waits, and in time for an answer; nothing is interrupted here before."""
+    asyncio.get_running_loop().call_soon(time.sleep, 2.2)
     await asyncio.sleep(0.01)
 
 
@@ -50,9 +41,8 @@ async def _fail() -> None:
 
 
 BODIES: dict[str, Any] = {
-    "callback": _plain_callback,
     "lock": _hold_the_lock,
-    "swallow": _swallow_all,
+    "key": _derive_a_key,
     "late": _late,
     "wait": _wait,
     "fail": _fail,

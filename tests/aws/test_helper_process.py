@@ -43,9 +43,7 @@ def function(queue: Queue, emulator: Callable[..., Emulator]) -> Emulator:
     return function
 
 
-@pytest.mark.parametrize(
-    ("body", "line"), [("callback", "_run"), ("lock", "_hold_the_lock"), ("swallow", "_swallow_all")]
-)
+@pytest.mark.parametrize(("body", "line"), [("lock", "_hold_the_lock"), ("key", "_derive_a_key")])
 def test_what_nothing_reaches_is_told_before_the_kill(
     function: Emulator, queue: Queue, body: str, line: str
 ) -> None:

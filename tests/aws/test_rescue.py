@@ -48,10 +48,10 @@ MATRIX: Final = {
     "a blocked child of asyncio's TaskGroup": INTERRUPTED,
     "a blocked child of anyio's TaskGroup": INTERRUPTED,
     "a blocked task in gather, its error taken": INTERRUPTED,
-    "a busy loop in except BaseException: pass": TOLD,
+    "a busy loop in except BaseException: pass": INTERRUPTED,
     "a C loop that holds the GIL": TOLD,
     "pbkdf2_hmac": TOLD,
-    "a blocked plain callback": TOLD,
+    "a blocked plain callback": INTERRUPTED,
 }
 
 PLAIN_MATRIX: Final = {
@@ -174,18 +174,20 @@ def test_an_interrupted_environment_can_be_begun_anew() -> None:
     assert after.init_duration is None
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_no_false_alarm(seed: int) -> None:
-    """Invocations that end around the soft instant answer or are mitigated, and leave nothing behind."""
+@pytest.mark.parametrize(
+    "how", [["200", "1"], ["50", "2", "last third"], ["50", "3", "last third", "uvloop"]]
+)
+def test_no_false_alarm(how: list[str]) -> None:
+    """Invocations that end around the soft instant answer or are mitigated, and leave nothing behind.
+
+    Those that go on into the last third, by callbacks or swallowing, leave the loop and its tasks alone.
+    """
     script = str(Path(__file__).with_name("false_alarms.py"))
     ended = subprocess.run(
-        [sys.executable, "-W", "error", script, "200", str(seed)],
-        capture_output=True,
-        timeout=60,
-        check=False,
+        [sys.executable, "-W", "error", script, *how], capture_output=True, timeout=60, check=False
     )
     assert ended.stderr == b""
     told = json.loads(ended.stdout)
     assert told["wrong"] == []
-    assert set(told["endings"]) == {"response", "mitigation"}
+    assert set(told["endings"]) >= {"response", "mitigation"}
     assert told["interrupts"] > 0
