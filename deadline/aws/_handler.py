@@ -9,6 +9,7 @@ import inspect
 import logging
 import math
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, overload
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
+    from deadline.aws._breadcrumb import Breadcrumb
     from deadline.aws._message import Redact
     from deadline.aws._notice import Notice
     from deadline.aws._notifier import Notifier
@@ -104,6 +106,7 @@ class Plan:
     caller_limit: float | Literal["auto"] | None = "auto"
     notifier: Notifier | None = None
     resume: Resume[Any] | None = None
+    breadcrumb: Breadcrumb | None = None
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Awaitable[Any]] | None = None
     warned: bool = False
@@ -229,6 +232,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]]],
@@ -251,6 +255,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
 ) -> Callable[
     [Callable[[Event_contra, Context_contra, Resources], Coroutine[Any, Any, Response_co]]],
@@ -274,6 +279,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
 ) -> Any:
     """Make an `async def f(event, context)` a plain function that Lambda can call.
@@ -317,6 +323,9 @@ def handler(
         notice_errors: Whether errors that nobody handled are told, too.
         redact: A function that takes the message and returns what of it may leave.
         helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
+        breadcrumb: Keep a file in the temporary folder, from which the next cold start tells which request a
+            process has died in, and where. `"event"`: with the request's event, for the notice.
+            Default: in Lambda. Linux.
         resume: An `aws.Resume`: when the time is up and there is a checkpoint, that goes on, and
             `on_exceeded` is not asked.
 
@@ -343,6 +352,8 @@ def handler(
             from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
 
             plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
+        if not _scope.DISABLED:
+            plan.breadcrumb = _breadcrumb_of(plan, breadcrumb, helper=helper)
         if _initialises_here() and not _scope.DISABLED:
             for opened in (plan.notifier, plan.resume):
                 if opened is not None:
@@ -359,7 +370,9 @@ def _lambda_function(plan: Plan) -> Any:
 
     @functools.wraps(plan.function)
     def function(event: Any, context: Any) -> Any:
-        return plan.call(event, context)
+        if plan.breadcrumb is None:
+            return plan.call(event, context)
+        return plan.breadcrumb.run(plan.call, event, context)
 
     made: Any = function
     made.invoke, made.on_exceeded = plan.invoke, plan.register
@@ -403,6 +416,21 @@ def _initialises_here() -> bool:
         and "AWS_LAMBDA_MAX_CONCURRENCY" not in os.environ
         and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start"
     )
+
+
+def _breadcrumb_of(plan: Plan, asked: object, *, helper: bool) -> Breadcrumb | None:
+    """What arms the process's record; whoever has no use for it loads nothing."""
+    if not helper and (asked is False or (asked is None and "AWS_LAMBDA_RUNTIME_API" not in os.environ)):
+        return None
+    if sys.platform != "linux":
+        if asked:
+            logger.warning(
+                "breadcrumb= does nothing for %s: it needs Linux, this is %s", plan.name, sys.platform
+            )
+        return None
+    from deadline.aws._breadcrumb import breadcrumb  # noqa: PLC0415
+
+    return breadcrumb(asked, plan.name, helper=helper)
 
 
 def _check_function(function: Any, argument: str, takes: int) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from deadline._events import emit, logger
 from deadline._margin import helper_acts_at
 from deadline._scope import deadline
+from deadline.aws._armed import armed, identity
 from deadline.aws._helper import Helper
 from deadline.aws._kept_client import KeptClient
 from deadline.aws._message import error_part, exceeded_part, message, sealed
@@ -82,6 +83,29 @@ class Notifier:
         request = self._target.request(sealed(message, self._redact, self._target.limit, failed))
         check_answer(await self._client.call(self._target.operation, request, outside))
 
+    async def deliver(self, message: dict[str, Any], until: float, outside: contextvars.Context) -> bool:
+        """Send a message from the running loop, and tell how that went; never raises an error.
+
+        Args:
+            message: What to send.
+            until: When to give up, on the loop's clock.
+            outside: What a client is opened in.
+
+        Returns:
+            Whether it was sent.
+        """
+        of = {"function": message["function"], "request_id": message["request_id"]}
+        try:
+            async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
+                await self.send(message, outside)
+        except BaseException as failure:
+            emit("aws.notice_failed", logging.WARNING, **of, error=repr(failure))
+            if not isinstance(failure, Exception):
+                raise
+            return False
+        emit("aws.notice_sent", logging.INFO, **of, reason=message["reason"], sent_by="handler")
+        return True
+
 
 class Word:
     """The one notice of an invocation."""
@@ -89,10 +113,9 @@ class Word:
     def __init__(self, notifier: Notifier, name: str, event: Any, context: Any) -> None:
         self._notifier = notifier
         # Lambda calls from outside of a loop. A test's `invoke` does not, and forks nothing.
-        self._helper = notifier.helper if asyncio._get_running_loop() is None else None  # noqa: SLF001
-        self._name = getattr(context, "function_name", None) or name
-        self._version = getattr(context, "function_version", None)
-        self._request_id = getattr(context, "aws_request_id", None)
+        self._by_lambda = asyncio._get_running_loop() is None  # noqa: SLF001
+        self._helper = notifier.helper if self._by_lambda else None
+        self._request_id, self._name, self._version = identity(name, context)
         self._event = event
         self._soft = math.inf  # as the helper knows it
         self.on_error = notifier.on_error
@@ -101,8 +124,7 @@ class Word:
         """Have the helper send it, unless it is told otherwise, when its share of the margin has come."""
         if self._helper is not None:
             self._soft = dl.soft
-            invocation = self._request_id, self._name, self._version, self._event
-            self._helper.arm(invocation, self._acts_in(dl))
+            self._helper.arm(self._event, self._acts_in(dl))
 
     def postpone(self, dl: Deadline) -> None:
         """Tell the helper if the deadline has moved: a critical section holds it."""
@@ -130,15 +152,8 @@ class Word:
             return
         what = message(self._request_id, self._name, self._version, self._event)
         what |= exceeded_part(error) if expired else error_part(error)
-        try:
-            async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
-                await self._notifier.send(what, outside)
-        except BaseException as failure:
-            self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
-            if not isinstance(failure, Exception):
-                raise
-        else:
-            self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
+        if await self._notifier.deliver(what, until, outside) and self._by_lambda:
+            armed().told()
 
     def stand_down(self) -> None:
         """Have the helper not send it: what happened is no news."""
