@@ -1,14 +1,22 @@
-"""A Lambda function that dies in the middle of an invocation, for `test_breadcrumb.py`."""
+"""Lambda functions and processes that die in the middle of an invocation, for `test_breadcrumb.py`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
-import time
-from typing import Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from deadline import DeadlineExceeded, aws, step
+from deadline import Event, aws, step, subscribe
+from deadline.aws._breadcrumb import Breadcrumb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deadline import DeadlineExceeded
 
 
 async def hold_the_lock() -> None:
@@ -32,10 +40,11 @@ async def be_killed() -> None:
 
 
 async def take_all_memory() -> None:
-    """Until the kernel ends whoever has the worst score, which is this process."""
+    """Of a control group, whose only process the kernel then kills."""
+    Path(os.environ["MEMORY_GROUP"], "cgroup.procs").write_text(str(os.getpid()))
     kept = []
     while True:
-        kept.append(bytearray(os.urandom(1024)) * 1024 * 16)
+        kept.append(b"x" * 10_000_000)
 
 
 async def leave() -> None:
@@ -55,12 +64,6 @@ async def nothing() -> None:
     """End in time."""
 
 
-async def steps() -> None:
-    with step("inner"):
-        pass
-    os._exit(7)
-
-
 BODIES = {
     "lock": hold_the_lock,
     "swallow": swallow_all,
@@ -69,7 +72,6 @@ BODIES = {
     "exit": leave,
     "wait": wait,
     "fail": fail,
-    "steps": steps,
     "nothing": nothing,
 }
 
@@ -102,11 +104,78 @@ def redact(said: dict[str, Any]) -> dict[str, Any]:
 plain = aws.handler(_work)
 plain.on_exceeded(_mitigate)
 telling = aws.handler(breadcrumb="event", redact=redact)(_work)
-helped = aws.handler(helper=True, margin=1.0)(_work)
+helped = aws.handler(helper="DEADLINE_NOTICE" in os.environ, margin=1.0)(_work)
 without = aws.handler(breadcrumb=False)(_work)
 
 
-def slow_to_die(event: dict[str, Any], context: Any) -> Any:
-    """Be called by Lambda, and sleep where no handler is."""
-    time.sleep(event.get("sleep", 0.0))
-    return plain(event, context)
+# --- processes without Lambda -----------------------------------------------------------------------------
+
+
+class Context:
+    """As much of Lambda's as is looked at."""
+
+    function_name = "killed"
+
+    def __init__(self, request_id: str) -> None:
+        self.aws_request_id = request_id
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
+
+
+def begin(request_id: str, then: Callable[[Any, Any], Any]) -> list[str]:
+    """Begin an invocation in this process, its first. Returns the requests that it tells of."""
+    died: list[str] = []
+
+    def listen(event: Event) -> None:
+        if event.name == "aws.died":
+            died.append(event.fields["request_id"])
+
+    unsubscribe = subscribe(listen)
+    Breadcrumb("killed", file=True, event=False).run(lambda *_: then(died, request_id), None, Context(request_id))
+    unsubscribe()
+    return died
+
+
+def die(died: list[str], _: str) -> None:
+    """Say who has died, and do the same."""
+    os.write(1, "".join(f"{request_id}\n" for request_id in died).encode())
+    os._exit(1)
+
+
+def many(name: str, count: str) -> None:
+    """Have so many processes die, one after the other; each tells of those that it finds."""
+    for number in range(int(count)):
+        child = os.fork()
+        if child == 0:
+            begin(f"{name}-{number}", die)
+        os.waitpid(child, 0)
+
+
+def fork() -> None:
+    """Fork in the middle of an invocation; the fork ends its copy of it, and itself."""
+
+    def then(_: list[str], request_id: str) -> None:
+        child = os.fork()
+        if child == 0:
+            return
+        os.waitpid(child, 0)
+        print("forked", flush=True)
+        sys.stdin.read()
+
+    begin("main", then)
+
+
+def last() -> None:
+    """Print who has died."""
+    print(*begin("last", lambda *_: None), sep="\n")
+
+
+def full() -> None:
+    """Begin where no file can have a byte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    print(begin("full", lambda *_: None))
+
+
+if __name__ == "__main__":
+    {"many": many, "fork": fork, "last": last, "full": full}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,446 @@
+"""Breadcrumbs: processes that really die, and what the next one tells of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import mmap
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import deadline
+from deadline import aws, step
+from deadline.aws import _armed, _breadcrumb
+from deadline.aws._armed import PAGE, Armed, Trace, read
+from deadline.aws._breadcrumb import FOLDER, Breadcrumb, Death
+from deadline.aws._stack_timer import StackTimer
+from deadline.testing import Emulator, FakeContext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import Queue
+    from deadline import Event
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="breadcrumbs need Linux")
+
+HERE = Path(__file__).parent
+TIMEOUT = 1.5
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where breadcrumbs are."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path / f"{FOLDER}-{os.getuid()}"
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """A process without a record, before and after."""
+    for _ in range(2):
+        _breadcrumb._forget()
+        _armed._forget()
+        yield
+        return
+
+
+def crumbs(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def put(folder: Path, content: bytes, name: str = "01234567-1-01234567") -> Path:
+    """A file of somebody who is gone."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def record(who: tuple[str, str, str] = ("r-1", "orders", "7"), **armed: Any) -> bytes:
+    """What somebody who is gone has left."""
+    memory = mmap.mmap(-1, PAGE)
+    Armed(memory).arm(who, **{"left": 3.0, **armed})
+    deadline._section.watch_steps(None)
+    return bytes(memory)
+
+
+# --- the record -------------------------------------------------------------------------------------------
+
+
+def armed(**given: Any) -> Armed:
+    made = Armed(mmap.mmap(-1, PAGE + 64))
+    made.arm(("r-1", "orders", "7"), **given)
+    return made
+
+
+def trace(of: Armed) -> Trace:
+    found = read(of.memory)
+    assert found is not None
+    return found
+
+
+def test_a_record_says_who_and_until_when() -> None:
+    """On the wall clock, which the next process has, too."""
+    before = time.time()
+    found = trace(armed(left=3.0, stack_in=2.5))
+    assert found[:3] == ("r-1", "orders", "7")
+    assert before <= found.began == found.seen <= time.time()
+    assert found.hard == pytest.approx(found.began + 3.0)
+    assert found.stack_at == pytest.approx(found.began + 2.5)
+    assert (found.step, found.status, found.told, found.event, found.stack) == ("", "", False, "", "")
+
+
+def test_a_record_that_is_disarmed_says_nothing() -> None:
+    """Also about what it was armed for before."""
+    made = armed()
+    made.disarm()
+    assert read(made.memory) is None
+    made.told()
+    made.arm(("r-2", "orders", None))
+    found = trace(made)
+    assert (found.request_id, found.version, found.hard, found.told) == ("r-2", None, math.inf, False)
+
+
+def test_who_is_told_of_is_kept_until_the_next() -> None:
+    """A notice has been sent."""
+    made = armed()
+    made.told()
+    assert trace(made).told
+
+
+@pytest.mark.parametrize("name", ["", "ä" * 10_000, "\udc80", None, 17])
+def test_any_name_fits(name: Any) -> None:
+    """Whatever a context says."""
+    made = armed()
+    made.arm((name, name, name))
+    assert trace(made).function == str(name or "")[:150].encode(errors="replace").decode()
+
+
+def test_an_event_that_does_not_fit_is_cut() -> None:
+    """Its beginning stays."""
+    made = armed(event=b"1" * 1000)
+    assert trace(made).event == "1" * 64
+
+
+async def test_the_last_step_is_seen() -> None:
+    """The innermost one that runs; when none does, the one that ended last, and how."""
+    made = armed()
+    try:
+        async with deadline.deadline(60):
+            seen = [trace(made)[7:9]]
+            with step("outer"):
+                seen.append(trace(made)[7:9])
+                with step("inner"):
+                    seen.append(trace(made)[7:9])
+                seen.append(trace(made)[7:9])
+            seen.append(trace(made)[7:9])
+            with pytest.raises(LookupError), step("ä" * 1000):
+                raise LookupError
+            seen.append(trace(made)[7:9])
+            assert trace(made).seen > trace(made).began
+    finally:
+        made.disarm()
+    assert seen == [
+        ("", ""),
+        ("outer", "running"),
+        ("inner", "running"),
+        ("outer", "running"),
+        ("outer", "done"),
+        ("ä" * 150, "failed"),
+    ]
+
+
+async def test_steps_beside_one_another_are_seen() -> None:
+    """The one that goes on, and not the one that was begun last; one of an invocation before is not."""
+    made = armed()
+    try:
+        async with deadline.deadline(60):
+            one, two = step("one"), step("two")
+            one.__enter__()
+            two.__enter__()
+            two.__exit__(None, None, None)
+            assert trace(made)[7:9] == ("one", "running")
+            made.arm(("r-2", "orders", "7"))
+            one.__exit__(None, None, None)
+            assert trace(made)[7:9] == ("", "")
+    finally:
+        made.disarm()
+
+
+async def test_a_step_is_nobody_s_business_without_a_record() -> None:
+    """Nothing watches when nothing is armed."""
+    armed().disarm()
+    assert deadline._section._watcher is None
+
+
+# --- who is dead ------------------------------------------------------------------------------------------
+
+
+def death(now: float, **changed: Any) -> Death:
+    found = trace(armed(left=3.0, stack_in=2.95))._replace(began=0.0, seen=1.0, hard=3.0, stack_at=2.95)
+    return Death(found._replace(**changed), now)
+
+
+@pytest.mark.parametrize(
+    ("found", "at_timeout", "left", "ago"),
+    [
+        (death(10.0), False, 2.0, 9.0),
+        (death(10.0, stack="in f"), True, 0.05, 7.05),
+        (death(2.0, stack_at=math.inf), False, 2.0, 1.0),
+        (death(10.0, stack_at=math.inf), None, 2.0, 9.0),
+        (death(10.0, stack_at=math.inf, hard=math.inf), False, None, 9.0),
+        (death(0.5), False, 2.0, 0.0),
+    ],
+)
+def test_a_death_at_the_timeout_is_told_from_one_before(
+    found: Death, at_timeout: bool | None, left: float | None, ago: float
+) -> None:
+    """By the stack, which is written shortly before the timeout; without a timer for it, by the clock.
+
+    A clock that was set back makes no death in the future.
+    """
+    fields = found.fields()
+    assert fields["at_timeout"] is at_timeout
+    assert fields["left"] == (left if left is None else pytest.approx(left))
+    assert fields["seconds_ago"] == pytest.approx(ago)
+
+
+def test_a_death_reads_well() -> None:
+    """In the notice's one line."""
+    assert str(death(10.0, step="copy", status="running")) == (
+        "orders died before its timeout in step 'copy', with 2.000 s left; it was last heard of 9.000 s ago"
+    )
+    assert str(death(10.0, step="copy", status="done", stack="in f")) == (
+        "orders died at its timeout after step 'copy'; it was last heard of 7.050 s ago"
+    )
+
+
+def test_files_are_taken_once_and_ours_alone(folder: Path, fresh: None, told: list[Event]) -> None:
+    """Mode 0600 in a folder of 0700; what is found is told, and gone."""
+    put(folder, record())
+    assert [one.trace.request_id for one in _breadcrumb.begin(PAGE)] == ["r-1"]
+    (own,) = crumbs(folder)
+    assert re.fullmatch(_breadcrumb._NAME, own.name)
+    assert (own.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert own.stat().st_size == PAGE
+
+
+def test_what_is_no_breadcrumb_costs_nothing(
+    folder: Path, fresh: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Garbage under our name is removed; links, folders, pipes and other names are left alone."""
+    caplog.set_level(logging.DEBUG)
+    armed = record()
+    put(folder, b"", "01234567-1-00000000")
+    put(folder, b"\xff" * 10_000, "01234567-1-00000001")
+    put(folder, armed[:1000], "01234567-1-00000002")
+    put(folder, armed[:64] + b"\xff" * (PAGE - 64), "01234567-1-00000003")
+    put(folder, armed[:8] + b"\xff" * (PAGE - 8), "01234567-1-00000004")
+    put(folder, armed, "notes.txt")
+    outside = tmp_path / "outside"
+    outside.write_bytes(armed)
+    (folder / "01234567-1-00000005").symlink_to(outside)
+    (folder / "01234567-1-00000006").mkdir()
+    os.mkfifo(folder / "01234567-1-00000007")
+    os.link(outside, folder / "01234567-1-00000008")
+    assert _breadcrumb.begin(PAGE) == []
+    left = {path.name for path in crumbs(folder)} - {path.name for path in folder.glob(f"*-{os.getpid()}-*")}
+    assert left == {"notes.txt", *(f"01234567-1-0000000{number}" for number in (5, 6, 7, 8))}
+    assert outside.read_bytes() == armed
+    assert {entry.levelname for entry in caplog.records} == {"DEBUG"}
+
+
+def test_old_and_many_deaths_are_removed(
+    folder: Path, fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last few are told."""
+    for number in range(30):
+        put(folder, record((f"r-{number}", "orders", "7")), f"01234567-{number}-01234567")
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    put(folder, record(), "01234567-99-01234567")
+    monkeypatch.undo()
+    monkeypatch.setenv("TMPDIR", str(folder.parent))
+    found = [one.trace.request_id for one in _breadcrumb.begin(PAGE)]
+    assert found == [f"r-{number}" for number in range(29, 13, -1)]
+    assert len(crumbs(folder)) == 1
+    assert "14 older deaths are not told" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["/nowhere/at/all", "/proc", "/dev/null"])
+def test_a_folder_that_cannot_be_written_costs_a_debug_line(
+    where: str,
+    fresh: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And it is tried once."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("TMPDIR", where)
+    breadcrumb = Breadcrumb("orders", file=True, event=False)
+    for _ in range(2):
+        assert breadcrumb.run(lambda *_: "response", {}, FakeContext()) == "response"
+    assert [entry.levelname for entry in caplog.records] == ["DEBUG"]
+    assert "no breadcrumb" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["a link", "open to others", "a file"])
+def test_a_folder_that_is_not_ours_alone_is_not_used(
+    kind: str, folder: Path, fresh: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever could write there could have us tell anything."""
+    caplog.set_level(logging.DEBUG)
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "a link":
+        folder.symlink_to(elsewhere)
+    elif kind == "a file":
+        folder.touch()
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+        put(folder, record())
+    assert _breadcrumb.begin(PAGE) == []
+    assert crumbs(elsewhere) == []
+    assert "no breadcrumb" in caplog.text
+
+
+# --- an invocation ----------------------------------------------------------------------------------------
+
+
+def test_a_process_has_one_file_for_all_invocations(folder: Path, fresh: None) -> None:
+    """Armed inside of it, and not after it, however it ends; a handler that calls another is one of them."""
+    breadcrumb = Breadcrumb("orders", file=True, event=True)
+    found = []
+
+    def look(event: object, context: object) -> None:
+        (path,) = crumbs(folder)
+        found.append(read(path.read_bytes()))
+
+    # Reading the own file releases its lock, which nobody asks for here.
+    breadcrumb.run(look, {"order": 1}, FakeContext(10.0))
+    breadcrumb.run(lambda *_: Breadcrumb("inner", file=True, event=False).run(look, {}, None), {}, None)
+    with pytest.raises(LookupError):
+        breadcrumb.run(lambda *_: {}["order"], {}, "no context at all")
+    first, second = found
+    assert first is not None
+    assert second is not None
+    assert first.event == '{"order": 1}'
+    assert first.hard - first.began == pytest.approx(10.0, abs=0.1)
+    assert first.hard - first.stack_at == pytest.approx(0.05)
+    assert (second.function, second.hard, second.stack_at) == ("orders", math.inf, math.inf)
+    assert read(crumbs(folder)[0].read_bytes()) is None
+
+
+async def _nothing(event: Any, context: Any) -> str:
+    return "response"
+
+
+def test_only_lambda_has_breadcrumbs(
+    folder: Path, fresh: None, own_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default; and not with DEADLINE_DISABLED."""
+    assert aws.handler(_nothing)({}, FakeContext()) == "response"
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")
+    assert aws.handler(breadcrumb=False)(_nothing)({}, FakeContext()) == "response"
+    monkeypatch.setattr("deadline._scope.DISABLED", True)
+    assert aws.handler(_nothing)({}, FakeContext()) == "response"
+    monkeypatch.setattr("deadline._scope.DISABLED", False)
+    assert not folder.exists()
+    assert aws.handler(_nothing)({}, FakeContext()) == "response"
+    assert len(crumbs(folder)) == 1
+
+
+async def test_a_test_s_invoke_leaves_none(folder: Path, fresh: None) -> None:
+    """Although it was asked for."""
+    assert await aws.handler(breadcrumb=True)(_nothing).invoke({}, FakeContext()) == "response"
+    assert not folder.exists()
+
+
+def test_what_breadcrumb_takes_is_checked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once, and where it does nothing that is said."""
+    with pytest.raises(TypeError, match='breadcrumb: expected True, False or "event", got 1.5'):
+        aws.handler(breadcrumb=1.5)(_nothing)  # type: ignore[call-overload]
+    monkeypatch.setattr("sys.platform", "darwin")
+    aws.handler(breadcrumb=True)(_nothing)
+    assert "breadcrumb= does nothing for _nothing: it needs Linux, this is darwin" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_stack_that_was_written_and_not_needed_is_taken_back(tmp_path: Path) -> None:
+    """The next one stands in the same place; a timer that is stopped writes nothing."""
+    path = tmp_path / "stack"
+    path.write_bytes(b"record")
+    with path.open("r+b", buffering=0) as file:
+        file.seek(0, os.SEEK_END)
+        timer = StackTimer(file.fileno())
+        timer.start(0.02)
+        timer.stop()
+        time.sleep(0.04)
+        assert path.read_bytes() == b"record"
+        for _ in range(2):
+            timer.start(0.01)
+            time.sleep(0.05)
+            written = path.read_text()
+            assert written.startswith("record")
+            assert "test_a_stack_that_was_written_and_not_needed" in written
+            assert written.count("most recent call first") == threading.active_count()
+            timer.stop()
+            assert path.read_bytes() == b"record"
+
+
+# --- processes that die -----------------------------------------------------------------------------------
+
+
+def start(*arguments: str, **more: Any) -> subprocess.Popen[str]:
+    env = os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)}
+    command = [sys.executable, str(HERE / "killed.py"), *arguments]
+    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, **more)
+
+
+def said(process: subprocess.Popen[str]) -> list[str]:
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return out.split()
+
+
+@pytest.mark.slow
+def test_a_thousand_deaths_are_told_once_each(folder: Path) -> None:
+    """By eight processes at a time, which share the folder; nothing is left."""
+    dying = [start("many", str(number), "125") for number in range(8)]
+    died = [request for process in dying for request in said(process)]
+    died += said(start("last"))
+    assert sorted(died) == sorted(f"{one}-{other}" for one in range(8) for other in range(125))
+    assert len(crumbs(folder)) == 1
+    assert said(start("last")) == []
+
+
+@pytest.mark.slow
+def test_who_lives_is_not_told_of(folder: Path) -> None:
+    """Although its fork has ended, and has ended its copy of the invocation; it is when it is killed."""
+    with start("fork", stdin=subprocess.PIPE) as main:
+        assert main.stdout is not None
+        assert main.stdout.readline() == "forked\n"
+        assert said(start("last")) == []
+        main.kill()
+    assert said(start("last")) == ["main"]
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_costs_nothing(folder: Path) -> None:
+    """The kernel refuses every byte; the invocation goes on, and no file stays."""
+    put(folder, record())
+    assert said(start("full")) == ["['r-1']"]
+    assert crumbs(folder) == []
