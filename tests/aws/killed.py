@@ -101,11 +101,14 @@ def redact(said: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-plain = aws.handler(_work)
-plain.on_exceeded(_mitigate)
-telling = aws.handler(breadcrumb="event", redact=redact)(_work)
-helped = aws.handler(helper="DEADLINE_NOTICE" in os.environ, margin=1.0)(_work)
-without = aws.handler(breadcrumb=False)(_work)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    "event": {"breadcrumb": "event", "redact": redact},
+    "helper": {"helper": True, "margin": 1.0},
+    "none": {"breadcrumb": False},
+}
+function = aws.handler(**OPTIONS[os.environ.get("OPTIONS", "")])(_work)
+function.on_exceeded(_mitigate)
 
 
 # --- processes without Lambda -----------------------------------------------------------------------------

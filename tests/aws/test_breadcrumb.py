@@ -48,11 +48,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """A process without a record, before and after."""
-    for _ in range(2):
-        _breadcrumb._forget()
-        _armed._forget()
-        yield
-        return
+    _breadcrumb._forget()
+    _armed._forget()
+    yield
+    _breadcrumb._forget()
+    _armed._forget()
 
 
 def crumbs(folder: Path) -> list[Path]:
@@ -444,3 +444,156 @@ def test_a_disk_that_is_full_costs_nothing(folder: Path) -> None:
     put(folder, record())
     assert said(start("full")) == ["['r-1']"]
     assert crumbs(folder) == []
+
+
+# --- under the real runtime client ------------------------------------------------------------------------
+
+
+class Deaths:
+    """What a log tells of deaths."""
+
+    def __init__(self, log: str) -> None:
+        self.told = [
+            dict(re.findall(r"(\w+)=('[^']*'|\S+)", line)) for line in log.splitlines() if "aws.died" in line
+        ]
+        self.stack = "\n".join(line for line in log.splitlines() if line.startswith("  File "))
+
+    @property
+    def requests(self) -> list[str]:
+        return [one["request_id"].strip("'") for one in self.told]
+
+
+KILLS = {
+    "the mitigation blocks": {"body": "wait", "mitigation": "swallow"},
+    "the lock is held": {"body": "lock"},
+    "SIGKILL from outside": {"body": "wait"},
+    "out of memory": {"body": "memory"},
+    "exit": {"body": "exit"},
+}
+"""Each without a helper."""
+
+AT_TIMEOUT = {"the mitigation blocks": "in swallow_all", "the lock is held": "in hold_the_lock"}
+
+
+@pytest.fixture(scope="module")
+def memory_group() -> Iterator[str]:
+    """A control group for one process, which may have little memory; empty where we cannot make one."""
+    for parent, limit in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        group = Path("/sys/fs/cgroup", parent, f"deadline-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limit).write_text("50000000")
+            yield str(group)
+        except OSError:
+            continue
+        else:
+            return
+        finally:
+            group.rmdir()
+    yield ""
+
+
+def in_a_step(folder: Path, processes: int) -> list[int]:
+    """Wait for so many processes that are in the step `work`."""
+    ends = time.monotonic() + 20
+    while time.monotonic() < ends:
+        found = {int(path.name.split("-")[1]): read(path.read_bytes()) for path in crumbs(folder)}
+        pids = [pid for pid, one in found.items() if one is not None and one.step == "work"]
+        if len(pids) == processes:
+            return pids
+        time.sleep(0.02)
+    raise TimeoutError("they do not come to their step")
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_each_death_is_told_once_by_the_next_cold_start(memory_group: str, tmp_path: Path) -> None:
+    """Which request, in which step, at its timeout or before, and its stack, whatever the process did."""
+    pytest.importorskip("awslambdaric")
+
+    def play(kind: str) -> tuple[str, Deaths, Deaths]:
+        tmp = tmp_path / kind
+        tmp.mkdir()
+        env = {"TMPDIR": str(tmp), "MEMORY_GROUP": memory_group}
+        with Emulator("killed.function", path=HERE, timeout=TIMEOUT, env=env) as function:
+            if kind == "SIGKILL from outside":
+                folder = tmp / f"{FOLDER}-{os.getuid()}"
+                threading.Thread(target=lambda: kill(in_a_step(folder, 1))).start()
+            died = function.invoke(KILLS[kind])
+            assert died.status == ("timeout" if kind in AT_TIMEOUT else "error"), died.log
+            return died.request_id, Deaths(function.invoke({}).log), Deaths(function.invoke({}).log)
+
+    kinds = [kind for kind in KILLS if kind != "out of memory" or memory_group]
+    with ThreadPoolExecutor(3) as pool:
+        for kind, (request_id, told, again) in zip(kinds, pool.map(play, kinds), strict=True):
+            assert told.requests == [request_id], kind
+            assert again.requests == [], kind
+            (one,) = told.told
+            assert one["step"] == ("'mitigate'" if "mitigation" in kind else "'work'"), kind
+            assert one["step_status"] == "'running'", kind
+            assert one["at_timeout"] == str(kind in AT_TIMEOUT), kind
+            assert 0.0 < float(one["seconds_ago"]) < 30.0
+            assert AT_TIMEOUT.get(kind, "") in told.stack, kind
+            assert bool(told.stack) == (kind in AT_TIMEOUT), kind
+
+
+@pytest.mark.slow
+def test_eight_workers_tell_of_eight_deaths_once_each(tmp_path: Path) -> None:
+    """They share the folder, and begin at the same time."""
+    pytest.importorskip("awslambdaric")
+    env = {"TMPDIR": str(tmp_path)}
+    folder = tmp_path / f"{FOLDER}-{os.getuid()}"
+    with (
+        ThreadPoolExecutor(8) as pool,
+        Emulator("killed.function", path=HERE, timeout=20.0, env=env, workers=8) as function,
+    ):
+
+        def invoke_all(event: dict[str, Any]) -> list[Any]:
+            return [one.result() for one in [pool.submit(function.invoke, event) for _ in range(8)]]
+
+        dying = [pool.submit(function.invoke, {"body": "wait"}) for _ in range(8)]
+        kill(in_a_step(folder, 8))
+        died = [one.result().request_id for one in dying]
+        after = [one for _ in range(3) for one in invoke_all({"sleep": 0.2})]
+        assert {one.status for one in after} == {"success"}
+        assert sorted(Deaths(function.log).requests) == sorted(died)
+
+
+@pytest.mark.slow
+def test_the_notice_of_a_death_is_sent_once(queue: Queue) -> None:
+    """Beside the next invocation, redacted, with the event that was asked for; if the helper told, not again."""
+    pytest.importorskip("awslambdaric")
+
+    def play(options: str) -> tuple[str, list[str], list[dict[str, Any]]]:
+        own = queue.another()
+        env = {"OPTIONS": options, "DEADLINE_NOTICE": own.url}
+        with Emulator("killed.function", path=HERE, timeout=3.0, env=env) as function:
+            died = function.invoke({"body": "lock", "order": 7, "card": "4111"})
+            after = [function.invoke({}) for _ in range(2)]
+            assert [one.status for one in after] == ["success"] * 2
+            return died.request_id, Deaths(function.log).requests, own.received()
+
+    with ThreadPoolExecutor(2) as pool:
+        (alone, told, (said,)), (helped, also_told, (by_helper,)) = pool.map(play, ("event", "helper"))
+    assert (told, also_told) == ([alone], [helped])
+    assert (said["reason"], said["request_id"], said["sent_by"]) == ("died", alone, "handler")
+    assert said["event"] == {"body": "lock", "order": 7}
+    assert "in hold_the_lock" in said["stack"]
+    assert said["message"].startswith("killed died at its timeout in step 'work'; it was last heard of ")
+    assert (by_helper["reason"], by_helper["request_id"]) == ("deadline_exceeded", helped)
+
+
+@pytest.mark.slow
+def test_without_breadcrumbs_nobody_tells() -> None:
+    """`breadcrumb=False`."""
+    pytest.importorskip("awslambdaric")
+    with Emulator("killed.function", path=HERE, timeout=TIMEOUT, env={"OPTIONS": "none"}) as function:
+        function.invoke({"body": "exit"})
+        assert Deaths(function.invoke({}).log).requests == []
