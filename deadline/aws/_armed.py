@@ -31,12 +31,10 @@ MAGIC: Final = b"crumb 1\n"
 PAGE: Final = 4096
 LONGEST: Final = 150
 """Characters of a name: Lambda's have 64 at the most, request ids 36."""
+_LONG: Final = 3 * LONGEST
 
-_TIMES: Final = struct.Struct("=dddd")
-_TIMES_AT, _SEEN_AT = 8, 24
-_LENGTHS: Final = struct.Struct("=HHLL")
-_LENGTHS_AT, _STEP_LENGTH_AT = 40, 42
-_ARMED_AT, _TOLD_AT, _STATUS_AT = 56, 57, 58
+_HEAD: Final = struct.Struct("=ddddHHLLBB")
+_HEAD_AT, _SEEN_AT, _STEP_LENGTH_AT, _TOLD_AT, _STATUS_AT, _ARMED_AT = 8, 24, 42, 52, 53, 56
 _WHO_AT, _STEP_AT = 64, 2048
 _STATUSES: Final = ("", "running", "done", "cut", "failed")
 
@@ -84,7 +82,9 @@ class Armed:
 
     def __init__(self, memory: mmap.mmap | bytearray) -> None:
         self.memory = memory
+        self._room = len(memory)
         self._steps: list[Step] = []
+        self._watcher = self._see
         memory[: len(MAGIC)] = MAGIC
 
     @property
@@ -104,16 +104,18 @@ class Armed:
             event: JSON; what does not fit is left away.
         """
         memory, now = self.memory, time.time()
-        text = "\0".join([str(part or "")[:LONGEST] for part in who]).encode(errors="replace")
+        text = f"{who[0] or ''}\0{who[1] or ''}\0{who[2] or ''}".encode(errors="replace")
+        if len(text) > _LONG:
+            text = "\0".join([str(part or "")[:LONGEST] for part in who]).encode(errors="replace")
         memory[_WHO_AT : _WHO_AT + len(text)] = text
         if event:
             event = event[: len(memory) - PAGE]
             memory[PAGE : PAGE + len(event)] = event
-        _TIMES.pack_into(memory, _TIMES_AT, now, now + left, now, now + stack_in)
-        _LENGTHS.pack_into(memory, _LENGTHS_AT, len(text), 0, len(event), len(memory))
-        memory[_TOLD_AT] = memory[_STATUS_AT] = 0
+        _HEAD.pack_into(
+            memory, _HEAD_AT, now, now + left, now, now + stack_in, len(text), 0, len(event), self._room, 0, 0
+        )
         self._steps.clear()
-        watch_steps(self._see)
+        watch_steps(self._watcher)
         memory[_ARMED_AT] = 1
 
     def disarm(self) -> None:
@@ -159,12 +161,11 @@ def read(content: Any) -> Trace | None:
         raise ValueError("no breadcrumb")
     if not content[_ARMED_AT]:
         return None
-    began, hard, seen, stack_at = times = _TIMES.unpack_from(content, _TIMES_AT)
-    of_who, of_step, of_event, room = _LENGTHS.unpack_from(content, _LENGTHS_AT)
+    head = _HEAD.unpack_from(content, _HEAD_AT)
+    began, hard, seen, stack_at, of_who, of_step, of_event, room, told, status = head
     who = content[_WHO_AT : _WHO_AT + of_who].decode(errors="replace").split("\0")
-    if len(who) != 3 or any(math.isnan(instant) for instant in times) or math.isinf(began):
+    if len(who) != 3 or any(math.isnan(instant) for instant in head[:4]) or math.isinf(began):
         raise ValueError("a spoilt breadcrumb")
-    status = content[_STATUS_AT]
     return Trace(
         request_id=who[0] or None,
         function=who[1],
@@ -175,7 +176,7 @@ def read(content: Any) -> Trace | None:
         stack_at=stack_at,
         step=content[_STEP_AT : _STEP_AT + of_step].decode(errors="replace"),
         status=_STATUSES[status] if status < len(_STATUSES) else "",
-        told=bool(content[_TOLD_AT]),
+        told=bool(told),
         event=content[PAGE : PAGE + of_event].decode(errors="replace"),
         stack=content[max(room, PAGE) :].decode(errors="replace"),
     )

@@ -11,10 +11,10 @@ helper process nor a child of the function's keeps a dead one alive, as they wou
 the number of a process it is never another's. A process must not open its own file again: closing any of
 its descriptors would release the lock.
 
-At its first invocation a process looks at the files of the others. Whoever gets the lock of a file, and finds
-it still there, has it alone: it removes it and tells, or removes it silently if nothing was armed. So each
-death is told once, by one of the workers that share the folder. What is not ours, or no record, is
-passed over.
+At its first invocation a process looks at the files of the others; among the workers of a Managed Instance,
+where nobody succeeds a dead one, once in a while again. Whoever gets the lock of a file, and finds it still
+there, has it alone: it removes it and tells, or removes it silently if nothing was armed. So each death is
+told once, by one of those that share the folder. What is not ours, or no record, is passed over.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ MOST_LOOKED_AT: Final = 2_000
 
 MOST_TOLD: Final = 16
 """Deaths that one start tells of, the last ones."""
+
+EVERY: Final = 60.0
+"""Seconds after which a worker among others looks again. It takes a tenth of a millisecond."""
 
 OLDEST: Final = 24 * 3600.0
 """Seconds after which a death is no news any more."""
@@ -99,17 +102,16 @@ class Death(NamedTuple):
 
     def message(self) -> dict[str, Any]:
         """For the notice."""
-        trace, event = self.trace, None
-        if trace.event:
-            try:
-                event = json.loads(trace.event)
-            except ValueError:
-                event = trace.event  # the beginning of it
+        trace, cut = self.trace, []
+        try:
+            event = json.loads(trace.event or "null")
+        except ValueError:
+            event, cut = trace.event, ["event"]
         return message(trace.request_id, trace.function, trace.version, event) | {
             "reason": "died",
             "message": str(self)[:LONGEST],
-            "stack": self.trace.stack or None,
-            "cut": ["event"] if isinstance(event, str) and event is trace.event else [],
+            "stack": trace.stack or None,
+            "cut": cut,
         }
 
     def __str__(self) -> str:
@@ -142,21 +144,21 @@ class Breadcrumb:
 
     def run(self, call: Callable[[Any, Any], Any], event: Any, context: Any) -> Any:
         """Call `call(event, context)` with its record armed, in the way of every invocation."""
-        if self._file and not _opened:
-            self._begin()
+        if self._file and time.monotonic() >= _looks_at:
+            self._look_around()
         record = armed()
         if record.is_armed:  # a handler that calls another one
             return call(event, context)
-        try:
-            left = seconds_left(context)
-        except Exception:  # noqa: BLE001  # the deadline says what is wrong with it
-            left = math.inf
-        timer = _timer if left < math.inf else None
-        stack_in = math.inf if timer is None else left - min(AHEAD, left / 2)
-        kept = _as_json(event) if self._event else b""
-        record.arm(identity(self._function, context), left, stack_in=stack_in, event=kept)
-        if timer is not None:
-            timer.start(stack_in)
+        timer, who = None, identity(self._function, context)
+        if self._file:
+            left = _left(context)
+            timer = _timer if left < math.inf else None
+            stack_in = math.inf if timer is None else left - min(AHEAD, left / 2)
+            record.arm(who, left, stack_in=stack_in, event=_as_json(event) if self._event else b"")
+            if timer is not None:
+                timer.start(stack_in)
+        else:
+            record.arm(who)
         try:
             return call(event, context)
         finally:
@@ -164,12 +166,12 @@ class Breadcrumb:
             if timer is not None and timer is _timer:  # in a fork it is not
                 timer.stop()
 
-    def _begin(self) -> None:
+    def _look_around(self) -> None:
         """Look at what others have left, and tell."""
-        deaths = begin(room=PAGE + EVENT_ROOM * self._event)
+        deaths = look_around(room=PAGE + EVENT_ROOM * self._event)
         for death in deaths:
             emit("aws.died", logging.ERROR, **death.fields(), stack=death.trace.stack or None)
-        self.untold = [death.message() for death in deaths if not death.trace.told]
+        self.untold += [death.message() for death in deaths if not death.trace.told]
 
 
 def breadcrumb(asked: object, function: str, *, helper: bool) -> Breadcrumb | None:
@@ -184,6 +186,13 @@ def breadcrumb(asked: object, function: str, *, helper: bool) -> Breadcrumb | No
     return Breadcrumb(function, file=file, event=asked == "event") if file or helper else None
 
 
+def _left(context: Any) -> float:
+    try:
+        return seconds_left(context)
+    except Exception:  # noqa: BLE001  # the deadline says what is wrong with it
+        return math.inf
+
+
 def _as_json(event: Any) -> bytes:
     try:
         return json.dumps(event, default=repr).encode()
@@ -193,12 +202,13 @@ def _as_json(event: Any) -> bytes:
 
 # --- files ------------------------------------------------------------------------------------------------
 
-_opened = False
+_looks_at = -math.inf  # on the monotonic clock; -inf: it has not yet, and has no file
+_own = ""
 _timer: StackTimer | None = None
 
 
-def begin(room: int) -> list[Death]:
-    """Collect the deaths of others, and have this process's record in a file from now on; never raises.
+def look_around(room: int) -> list[Death]:
+    """Collect the deaths of others; the first time have the record in a file from now on. Never raises.
 
     Args:
         room: Bytes of the file.
@@ -206,19 +216,22 @@ def begin(room: int) -> list[Death]:
     Returns:
         The deaths, the last one first.
     """
-    global _opened, _timer  # noqa: PLW0603  # there is one in a process, as there is one record
-    _opened = True
+    global _looks_at, _own, _timer  # noqa: PLW0603  # there is one in a process, as there is one record
+    begins = _looks_at == -math.inf
+    _looks_at = time.monotonic() + EVERY if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ else math.inf
     deaths = []
     try:
         folder = _open_folder()
         try:
             deaths = _collect(folder)
-            file = _create(folder, room)
+            if begins:
+                _own, file = _create(folder, room)
         finally:
             os.close(folder)
-        replace(mmap.mmap(file, room))
-        os.lseek(file, room, os.SEEK_SET)
-        _timer = StackTimer(file)
+        if begins:
+            replace(mmap.mmap(file, room))
+            os.lseek(file, room, os.SEEK_SET)
+            _timer = StackTimer(file)
     except (OSError, ValueError) as error:
         logger.debug("no breadcrumb, or one without a stack: %r", error)
     return deaths
@@ -226,8 +239,8 @@ def begin(room: int) -> list[Death]:
 
 def _forget() -> None:
     """What this process has is its parent's."""
-    global _opened, _timer
-    _opened, _timer = False, None
+    global _looks_at, _own, _timer
+    _looks_at, _own, _timer = -math.inf, "", None
 
 
 if hasattr(os, "register_at_fork"):
@@ -250,8 +263,11 @@ def _open_folder() -> int:
     return folder
 
 
-def _create(folder: int, room: int) -> int:
-    """A locked file, with all of its space: a page that the disk has no room for would end the process."""
+def _create(folder: int, room: int) -> tuple[str, int]:
+    """The name and the descriptor of a locked file.
+
+    It has all of its space: storing into a page for which the disk has no room would end the process.
+    """
     for _ in range(10):
         name = f"{_boot()}-{os.getpid()}-{os.urandom(4).hex()}"
         file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
@@ -266,7 +282,7 @@ def _create(folder: int, room: int) -> int:
             raise
         else:
             if os.fstat(file).st_nlink:
-                return file
+                return name, file
             os.close(file)
     raise FileExistsError("no file of our own stays ours")
 
@@ -281,7 +297,7 @@ def _boot() -> str:
 def _collect(folder: int) -> list[Death]:
     """Take the files of those who are dead."""
     deaths = []
-    names = [name for name in os.listdir(folder) if re.fullmatch(_NAME, name)]
+    names = [name for name in os.listdir(folder) if name != _own and re.fullmatch(_NAME, name)]
     for name in names[:MOST_LOOKED_AT]:
         try:
             death = _take(folder, name)

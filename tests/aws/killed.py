@@ -39,9 +39,13 @@ async def be_killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def join(group: str) -> None:
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+
+
 async def take_all_memory() -> None:
     """Of a control group, whose only process the kernel then kills."""
-    Path(os.environ["MEMORY_GROUP"], "cgroup.procs").write_text(str(os.getpid()))
+    join(os.environ["MEMORY_GROUP"])
     kept = []
     while True:
         kept.append(b"x" * 10_000_000)
@@ -104,10 +108,11 @@ def redact(said: dict[str, Any]) -> dict[str, Any]:
 OPTIONS: dict[str, dict[str, Any]] = {
     "": {},
     "event": {"breadcrumb": "event", "redact": redact},
-    "helper": {"helper": True, "margin": 1.0},
+    "helper": {"helper": True, "margin": 2.0},
     "none": {"breadcrumb": False},
 }
-function = aws.handler(**OPTIONS[os.environ.get("OPTIONS", "")])(_work)
+make: Any = aws.handler
+function = make(**OPTIONS[os.environ.get("OPTIONS", "")])(_work)
 function.on_exceeded(_mitigate)
 
 
@@ -135,14 +140,21 @@ def begin(request_id: str, then: Callable[[Any, Any], Any]) -> list[str]:
             died.append(event.fields["request_id"])
 
     unsubscribe = subscribe(listen)
-    Breadcrumb("killed", file=True, event=False).run(lambda *_: then(died, request_id), None, Context(request_id))
+    Breadcrumb("killed", file=True, event=False).run(
+        lambda *_: then(died, request_id), None, Context(request_id)
+    )
     unsubscribe()
     return died
 
 
+def say(*lines: str) -> None:
+    """To whoever has started this process."""
+    os.write(1, "".join(f"{line}\n" for line in lines).encode())
+
+
 def die(died: list[str], _: str) -> None:
     """Say who has died, and do the same."""
-    os.write(1, "".join(f"{request_id}\n" for request_id in died).encode())
+    say(*died)
     os._exit(1)
 
 
@@ -163,22 +175,26 @@ def fork() -> None:
         if child == 0:
             return
         os.waitpid(child, 0)
-        print("forked", flush=True)
+        say("forked")
         sys.stdin.read()
 
     begin("main", then)
 
 
 def last() -> None:
-    """Print who has died."""
-    print(*begin("last", lambda *_: None), sep="\n")
+    """Say who has died."""
+    say(*begin("last", lambda *_: None))
 
 
 def full() -> None:
     """Begin where no file can have a byte."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    print(begin("full", lambda *_: None))
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, unlimited[1]))
+    died = begin("full", lambda *_: None)
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    say(*died)
 
 
 if __name__ == "__main__":
-    {"many": many, "fork": fork, "last": last, "full": full}[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., None]] = {"many": many, "fork": fork, "last": last, "full": full}
+    commands[sys.argv[1]](*sys.argv[2:])

@@ -204,7 +204,7 @@ def death(now: float, **changed: Any) -> Death:
     ],
 )
 def test_a_death_at_the_timeout_is_told_from_one_before(
-    found: Death, at_timeout: bool | None, left: float | None, ago: float
+    found: Death, at_timeout: object, left: float | None, ago: float
 ) -> None:
     """By the stack, which is written shortly before the timeout; without a timer for it, by the clock.
 
@@ -226,10 +226,21 @@ def test_a_death_reads_well() -> None:
     )
 
 
+def test_a_notice_of_a_death_has_stack_and_event() -> None:
+    """An event that was cut is the beginning of its JSON, as in every notice; it need not be there."""
+    said = death(10.0, stack="in f", event='{"order": 1}').message()
+    assert (said["reason"], said["request_id"], said["function_version"]) == ("died", "r-1", "7")
+    assert (said["stack"], said["event"], said["cut"]) == ("in f", {"order": 1}, [])
+    said = death(10.0, event='{"order": ').message()
+    assert (said["stack"], said["event"], said["cut"]) == (None, '{"order": ', ["event"])
+    assert death(10.0).message()["event"] is None
+    assert death(10.0, event='"text"').message()["cut"] == []
+
+
 def test_files_are_taken_once_and_ours_alone(folder: Path, fresh: None, told: list[Event]) -> None:
     """Mode 0600 in a folder of 0700; what is found is told, and gone."""
     put(folder, record())
-    assert [one.trace.request_id for one in _breadcrumb.begin(PAGE)] == ["r-1"]
+    assert [one.trace.request_id for one in _breadcrumb.look_around(PAGE)] == ["r-1"]
     (own,) = crumbs(folder)
     assert re.fullmatch(_breadcrumb._NAME, own.name)
     assert (own.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -254,7 +265,7 @@ def test_what_is_no_breadcrumb_costs_nothing(
     (folder / "01234567-1-00000006").mkdir()
     os.mkfifo(folder / "01234567-1-00000007")
     os.link(outside, folder / "01234567-1-00000008")
-    assert _breadcrumb.begin(PAGE) == []
+    assert _breadcrumb.look_around(PAGE) == []
     left = {path.name for path in crumbs(folder)} - {path.name for path in folder.glob(f"*-{os.getpid()}-*")}
     assert left == {"notes.txt", *(f"01234567-1-0000000{number}" for number in (5, 6, 7, 8))}
     assert outside.read_bytes() == armed
@@ -271,7 +282,7 @@ def test_old_and_many_deaths_are_removed(
     put(folder, record(), "01234567-99-01234567")
     monkeypatch.undo()
     monkeypatch.setenv("TMPDIR", str(folder.parent))
-    found = [one.trace.request_id for one in _breadcrumb.begin(PAGE)]
+    found = [one.trace.request_id for one in _breadcrumb.look_around(PAGE)]
     assert found == [f"r-{number}" for number in range(29, 13, -1)]
     assert len(crumbs(folder)) == 1
     assert "14 older deaths are not told" in caplog.text
@@ -310,7 +321,7 @@ def test_a_folder_that_is_not_ours_alone_is_not_used(
         folder.mkdir()
         folder.chmod(0o777)
         put(folder, record())
-    assert _breadcrumb.begin(PAGE) == []
+    assert _breadcrumb.look_around(PAGE) == []
     assert crumbs(elsewhere) == []
     assert "no breadcrumb" in caplog.text
 
@@ -331,7 +342,7 @@ def test_a_process_has_one_file_for_all_invocations(folder: Path, fresh: None) -
     breadcrumb.run(look, {"order": 1}, FakeContext(10.0))
     breadcrumb.run(lambda *_: Breadcrumb("inner", file=True, event=False).run(look, {}, None), {}, None)
     with pytest.raises(LookupError):
-        breadcrumb.run(lambda *_: {}["order"], {}, "no context at all")
+        breadcrumb.run(lambda event, _: event["order"], {}, "no context at all")
     first, second = found
     assert first is not None
     assert second is not None
@@ -340,6 +351,31 @@ def test_a_process_has_one_file_for_all_invocations(folder: Path, fresh: None) -
     assert first.hard - first.stack_at == pytest.approx(0.05)
     assert (second.function, second.hard, second.stack_at) == ("orders", math.inf, math.inf)
     assert read(crumbs(folder)[0].read_bytes()) is None
+
+
+def test_workers_look_again(
+    folder: Path, fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once in a while, where a dead one has no successor; alone a process looks once. Its own file stays."""
+    breadcrumb = Breadcrumb("orders", file=True, event=False)
+
+    def die_and_look(name: str) -> list[str]:
+        put(folder, record((name, "orders", "7")))
+        breadcrumb.run(lambda *_: None, {}, FakeContext())
+        return [one["request_id"] for one in breadcrumb.untold]
+
+    assert die_and_look("r-1") == ["r-1"]
+    assert die_and_look("r-2") == ["r-1"]
+    _breadcrumb._forget()
+    _armed._forget()
+    monkeypatch.setenv("AWS_LAMBDA_MAX_CONCURRENCY", "8")
+    for path in crumbs(folder):
+        path.unlink()
+    assert die_and_look("r-3") == ["r-1", "r-3"]
+    assert die_and_look("r-4") == ["r-1", "r-3"]
+    monkeypatch.setattr("deadline.aws._breadcrumb._looks_at", 0.0)
+    assert die_and_look("r-4") == ["r-1", "r-3", "r-4"]
+    assert [path.name for path in crumbs(folder)] == [_breadcrumb._own]
 
 
 async def _nothing(event: Any, context: Any) -> str:
@@ -364,7 +400,7 @@ def test_only_lambda_has_breadcrumbs(
 async def test_a_test_s_invoke_leaves_none(folder: Path, fresh: None) -> None:
     """Although it was asked for."""
     assert await aws.handler(breadcrumb=True)(_nothing).invoke({}, FakeContext()) == "response"
-    assert not folder.exists()
+    assert crumbs(folder) == []
 
 
 def test_what_breadcrumb_takes_is_checked(
@@ -442,7 +478,7 @@ def test_who_lives_is_not_told_of(folder: Path) -> None:
 def test_a_disk_that_is_full_costs_nothing(folder: Path) -> None:
     """The kernel refuses every byte; the invocation goes on, and no file stays."""
     put(folder, record())
-    assert said(start("full")) == ["['r-1']"]
+    assert said(start("full")) == ["r-1"]
     assert crumbs(folder) == []
 
 
@@ -568,25 +604,25 @@ def test_eight_workers_tell_of_eight_deaths_once_each(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_notice_of_a_death_is_sent_once(queue: Queue) -> None:
-    """Beside the next invocation, redacted, with the event that was asked for; if the helper told, not again."""
+    """Beside the next invocation, redacted, with the event that was asked for; after the helper's, none."""
     pytest.importorskip("awslambdaric")
 
-    def play(options: str) -> tuple[str, list[str], list[dict[str, Any]]]:
+    def play(options: str, body: str, timeout: float) -> tuple[str, list[str], list[dict[str, Any]]]:
         own = queue.another()
         env = {"OPTIONS": options, "DEADLINE_NOTICE": own.url}
-        with Emulator("killed.function", path=HERE, timeout=3.0, env=env) as function:
-            died = function.invoke({"body": "lock", "order": 7, "card": "4111"})
+        with Emulator("killed.function", path=HERE, timeout=timeout, env=env) as function:
+            died = function.invoke({"body": body, "order": 7, "card": "4111"})
             after = [function.invoke({}) for _ in range(2)]
             assert [one.status for one in after] == ["success"] * 2
             return died.request_id, Deaths(function.log).requests, own.received()
 
     with ThreadPoolExecutor(2) as pool:
-        (alone, told, (said,)), (helped, also_told, (by_helper,)) = pool.map(play, ("event", "helper"))
+        plays = ("event", "helper"), ("exit", "lock"), (20.0, 4.0)
+        (alone, told, (said,)), (helped, also_told, (by_helper,)) = pool.map(play, *plays)
     assert (told, also_told) == ([alone], [helped])
     assert (said["reason"], said["request_id"], said["sent_by"]) == ("died", alone, "handler")
-    assert said["event"] == {"body": "lock", "order": 7}
-    assert "in hold_the_lock" in said["stack"]
-    assert said["message"].startswith("killed died at its timeout in step 'work'; it was last heard of ")
+    assert said["event"] == {"body": "exit", "order": 7}
+    assert said["message"].startswith("killed died before its timeout in step 'work', with ")
     assert (by_helper["reason"], by_helper["request_id"]) == ("deadline_exceeded", helped)
 
 
