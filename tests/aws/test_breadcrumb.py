@@ -96,8 +96,8 @@ def test_a_record_says_who_and_until_when() -> None:
     found = trace(armed(left=3.0, stack_in=2.5))
     assert found[:3] == ("r-1", "orders", "7")
     assert before <= found.began == found.seen <= time.time()
-    assert found.hard == pytest.approx(found.began + 3.0)
-    assert found.stack_at == pytest.approx(found.began + 2.5)
+    assert found.hard == pytest.approx(found.began + 3.0, abs=1e-5)
+    assert found.stack_at == pytest.approx(found.began + 2.5, abs=1e-5)
     assert (found.step, found.status, found.told, found.event, found.stack) == ("", "", False, "", "")
 
 
@@ -348,7 +348,7 @@ def test_a_process_has_one_file_for_all_invocations(folder: Path, fresh: None) -
     assert second is not None
     assert first.event == '{"order": 1}'
     assert first.hard - first.began == pytest.approx(10.0, abs=0.1)
-    assert first.hard - first.stack_at == pytest.approx(0.05)
+    assert first.hard - first.stack_at == pytest.approx(0.05, abs=1e-5)
     assert (second.function, second.hard, second.stack_at) == ("orders", math.inf, math.inf)
     assert read(crumbs(folder)[0].read_bytes()) is None
 
