@@ -125,8 +125,7 @@ class Armed:
 
     def told(self) -> None:
         """A notice of this invocation has been sent: whoever finds the record sends no other."""
-        if self.is_armed:
-            self.memory[_TOLD_AT] = 1
+        self.memory[_TOLD_AT] = 1
 
     def _see(self, step: Step) -> None:
         """Note the step that has begun or ended; others may be running around it, or beside it."""
@@ -204,6 +203,12 @@ def replace(memory: mmap.mmap) -> Armed:
     global _armed  # noqa: PLW0603  # there is one in a process, that is the point
     _armed = Armed(memory)
     return _armed
+
+
+def note_told() -> None:
+    """What this process is doing has been told, if it is armed."""
+    if _armed is not None:
+        _armed.told()
 
 
 def _forget() -> None:

@@ -420,6 +420,8 @@ def _initialises_here() -> bool:
 
 def _breadcrumb_of(plan: Plan, asked: object, *, helper: bool) -> Breadcrumb | None:
     """What arms the process's record; whoever has no use for it loads nothing."""
+    if asked is not None and not isinstance(asked, bool) and asked != "event":
+        raise TypeError(f'breadcrumb: expected True, False or "event", got {asked!r}')
     if not helper and (asked is False or (asked is None and "AWS_LAMBDA_RUNTIME_API" not in os.environ)):
         return None
     if sys.platform != "linux":
@@ -428,9 +430,10 @@ def _breadcrumb_of(plan: Plan, asked: object, *, helper: bool) -> Breadcrumb | N
                 "breadcrumb= does nothing for %s: it needs Linux, this is %s", plan.name, sys.platform
             )
         return None
-    from deadline.aws._breadcrumb import breadcrumb  # noqa: PLC0415
+    from deadline.aws._breadcrumb import Breadcrumb  # noqa: PLC0415
 
-    return breadcrumb(asked, plan.name, helper=helper)
+    file = "AWS_LAMBDA_RUNTIME_API" in os.environ if asked is None else bool(asked)
+    return Breadcrumb(plan.name, file=file, event=asked == "event")
 
 
 def _check_function(function: Any, argument: str, takes: int) -> None:

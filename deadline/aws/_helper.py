@@ -363,6 +363,8 @@ class _Child:
             assert trace is not None
             event = marshal.loads(memoryview(self._memory)[_EVENT:])  # noqa: S302  # the parent's
             what = message(trace.request_id, trace.function, trace.version, event)
+            if trace.status == "running":
+                what["message"] += f" in step {trace.step!r}"
             what |= {"sent_by": "helper", "stack": stack}
             said = sealed(what, self._redact, self._notice.limit, self._redaction_failed)
             request = self._notice.request(said)

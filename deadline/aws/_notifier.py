@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from deadline._events import emit, logger
 from deadline._margin import helper_acts_at
 from deadline._scope import deadline
-from deadline.aws._armed import armed, identity
+from deadline.aws._armed import identity, note_told
 from deadline.aws._helper import Helper
 from deadline.aws._kept_client import KeptClient
 from deadline.aws._message import error_part, exceeded_part, message, sealed
@@ -113,8 +113,7 @@ class Word:
     def __init__(self, notifier: Notifier, name: str, event: Any, context: Any) -> None:
         self._notifier = notifier
         # Lambda calls from outside of a loop. A test's `invoke` does not, and forks nothing.
-        self._by_lambda = asyncio._get_running_loop() is None  # noqa: SLF001
-        self._helper = notifier.helper if self._by_lambda else None
+        self._helper = notifier.helper if asyncio._get_running_loop() is None else None  # noqa: SLF001
         self._request_id, self._name, self._version = identity(name, context)
         self._event = event
         self._soft = math.inf  # as the helper knows it
@@ -152,8 +151,8 @@ class Word:
             return
         what = message(self._request_id, self._name, self._version, self._event)
         what |= exceeded_part(error) if expired else error_part(error)
-        if await self._notifier.deliver(what, until, outside) and self._by_lambda:
-            armed().told()
+        if await self._notifier.deliver(what, until, outside):
+            note_told()
 
     def stand_down(self) -> None:
         """Have the helper not send it: what happened is no news."""

@@ -104,9 +104,9 @@ def test_a_record_says_who_and_until_when() -> None:
 def test_a_record_that_is_disarmed_says_nothing() -> None:
     """Also about what it was armed for before."""
     made = armed()
+    made.told()
     made.disarm()
     assert read(made.memory) is None
-    made.told()
     made.arm(("r-2", "orders", None))
     found = trace(made)
     assert (found.request_id, found.version, found.hard, found.told) == ("r-2", None, math.inf, False)
@@ -416,7 +416,8 @@ def test_what_breadcrumb_takes_is_checked(
 
 @pytest.mark.slow
 def test_a_stack_that_was_written_and_not_needed_is_taken_back(tmp_path: Path) -> None:
-    """The next one stands in the same place; a timer that is stopped writes nothing."""
+    """The next one stands in the same place, of all threads; a timer that is stopped writes nothing."""
+    threading.Thread(target=time.sleep, args=(1.0,), daemon=True).start()
     path = tmp_path / "stack"
     path.write_bytes(b"record")
     with path.open("r+b", buffering=0) as file:
@@ -432,7 +433,7 @@ def test_a_stack_that_was_written_and_not_needed_is_taken_back(tmp_path: Path) -
             written = path.read_text()
             assert written.startswith("record")
             assert "test_a_stack_that_was_written_and_not_needed" in written
-            assert written.count("most recent call first") == threading.active_count()
+            assert written.count("most recent call first") > 1
             timer.stop()
             assert path.read_bytes() == b"record"
 
@@ -624,6 +625,7 @@ def test_the_notice_of_a_death_is_sent_once(queue: Queue) -> None:
     assert said["event"] == {"body": "exit", "order": 7}
     assert said["message"].startswith("killed died before its timeout in step 'work', with ")
     assert (by_helper["reason"], by_helper["request_id"]) == ("deadline_exceeded", helped)
+    assert by_helper["message"] == "killed ran out of time in step 'work'"
 
 
 @pytest.mark.slow
