@@ -33,7 +33,6 @@ class AwsCall(Call):
     """A call of an installed client.
 
     Attributes:
-        configured: How many attempts the client makes at the most.
         given_up_after: Seconds after which an attempt of it was not waited for alone any more, 0 before that.
         lost: Whether an attempt was sent that nobody answered.
         refused: Why no further attempt was made, if it was us who refused it.
@@ -41,7 +40,6 @@ class AwsCall(Call):
 
     __slots__ = (
         "_client",
-        "configured",
         "deadline",
         "given_up_after",
         "limits",
@@ -59,7 +57,6 @@ class AwsCall(Call):
         self.deadline = dl
         self.params = params
         self.limits = limits
-        self.configured = configured_attempts(client)
         self.refused: str | None = None
         self.lost = False
         self.given_up_after = 0.0
@@ -70,7 +67,7 @@ class AwsCall(Call):
 
     def further(self) -> int:
         """How many attempts could follow the present one."""
-        return attempts_left(self.attempt, self.configured, self.limits)
+        return attempts_left(self.attempt, self._client.deadline_attempts, self.limits)
 
     def hedged(self) -> bool:
         """Whether a further attempt may join one in flight."""

@@ -44,7 +44,8 @@ class Caller(NamedTuple):
         on_error: What an error of the function means to it.
         note: What to know of the limit.
         source: The page that says so.
-        checked: On which day the entry was last compared with what AWS says; `None`: from our notes alone.
+        checked: On which day the entry was last compared with what AWS says, and whether only an old copy of it
+            was at hand; `None`: from our notes alone.
     """
 
     name: str
@@ -194,8 +195,9 @@ def _is_function_url(event: Event) -> bool:
 
 
 def _is_websocket(event: Event) -> bool:
+    # A function hears of the third, DISCONNECT, when the connection is closed: nobody waits for that.
     context = event["requestContext"]
-    return "connectionId" in context and context["eventType"] in {"CONNECT", "MESSAGE", "DISCONNECT"}
+    return "connectionId" in context and context["eventType"] in {"CONNECT", "MESSAGE"}
 
 
 def _is_rest_api(event: Event) -> bool:
@@ -218,10 +220,19 @@ def _is_edge(kinds: str) -> Callable[[Event], bool]:
 
 
 _COMPARED: Final = "2026-11-21"
-"""When the entries that say so were compared with the page they name, or with a copy of it."""
+"""When the entries that say so were compared with the page they name, or with a copy of it.
 
-_RETRIED: Final = "the whole batch comes again, or what a partial response names"
-_TWICE: Final = "Lambda tries twice more, then the dead-letter queue or the failure destination"
+The shapes of events were compared with the models of Powertools for AWS Lambda 3.37 as well, where it has one. Comments
+name what else was read.
+"""
+_WITH_OLD: Final = _COMPARED + ", in part with a copy of 2023 or before"
+"""Where AWS's own repository of the page was all there was for a part of it; comments say for which."""
+
+_STREAM_RETRIED: Final = (
+    "the batch comes again, or its part from the first record that a partial response names; until then the "
+    "shard stands"
+)
+_TWICE: Final = "Lambda tries twice more by default, then the dead-letter queue or the failure destination"
 _LAMBDA_DOCS: Final = "https://docs.aws.amazon.com/lambda/latest/dg/"
 _GATEWAY_DOCS: Final = "https://docs.aws.amazon.com/apigateway/latest/developerguide/"
 _EDGE_DOCS: Final = (
@@ -230,11 +241,12 @@ _EDGE_DOCS: Final = (
 _NO_CLOCK: Final = "none: how old a record is says how long the backlog is"
 
 callers: Final[tuple[Caller, ...]] = (
+    # The event is old; what an error means from urls-monitoring.html, which counts timeouts as 5xx, too.
     Caller(
         "function-url", "Lambda function URL", _is_function_url,
         None, _ms("requestContext", "timeEpoch"), "requestContext.timeEpoch, ms", True,
-        "HTTP 502", "as long as the function's own timeout",
-        _LAMBDA_DOCS + "urls-invocation.html",
+        "HTTP 5xx", "as long as the function's own timeout: no other is documented",
+        _LAMBDA_DOCS + "urls-invocation.html", _WITH_OLD,
     ),
     Caller(
         "http-api", "API Gateway, HTTP API", _is_http_api,
@@ -242,16 +254,21 @@ callers: Final[tuple[Caller, ...]] = (
         "HTTP 500", "cannot be raised",
         _GATEWAY_DOCS + "http-api-quotas.html", _COMPARED,
     ),
+    # The start from apigateway-websocket-api-mapping-template-reference.html, and the refusal from
+    # apigateway-websocket-api-route-keys-connect-disconnect.html, both old. The error frame is what clients report: we
+    # found no page of AWS's that has it.
     Caller(
         "websocket-api", "API Gateway, WebSocket API", _is_websocket,
         29.0, _ms("requestContext", "requestTimeEpoch"), "requestContext.requestTimeEpoch, ms", True,
         "an error frame, or a refused connection", "cannot be raised; connectedAt is the connection's own start",
-        _GATEWAY_DOCS + "apigateway-execution-service-websocket-limits-table.html",
+        _GATEWAY_DOCS + "apigateway-execution-service-websocket-limits-table.html", _WITH_OLD,
     ),
+    # Streaming from response-transfer-mode.html.
     Caller(
         "rest-api", "API Gateway, REST API", _is_rest_api,
         29.0, _ms("requestContext", "requestTimeEpoch"), "requestContext.requestTimeEpoch, ms", True,
-        "HTTP 502", "the default; can be raised for Regional and private APIs, and lowered for each method",
+        "HTTP 502", "the default; can be raised for Regional and private APIs, and lowered for each method; up to "
+        "15 minutes where the response is streamed",
         "https://aws.amazon.com/about-aws/whats-new/2024/06/amazon-api-gateway-integration-timeout-limit-29-seconds/", _COMPARED,
     ),
     Caller(
@@ -260,11 +277,12 @@ callers: Final[tuple[Caller, ...]] = (
         "HTTP 502", "the idle timeout's default; 1 to 4,000 s",
         "https://repost.aws/knowledge-center/504-error-alb", _COMPARED,
     ),
+    # The idle timeout from vpc-lattice/latest/ug/services.html.
     Caller(
         "vpc-lattice", "VPC Lattice, event version 2.0", _is_lattice,
         None, lambda event: _number(event["requestContext"]["timeEpoch"]) / 1e6,
         "requestContext.timeEpoch, µs", True,
-        "HTTP 500", "not documented for functions",
+        "HTTP 500", "not documented for functions; connections to targets may idle for 60 s, which can be changed",
         "https://docs.aws.amazon.com/vpc-lattice/latest/ug/lambda-functions.html", _COMPARED,
     ),
     Caller(
@@ -273,11 +291,12 @@ callers: Final[tuple[Caller, ...]] = (
         "an error in the GraphQL answer", "for the whole request, not for each resolver",
         "https://docs.aws.amazon.com/general/latest/gr/appsync.html", _COMPARED,
     ),
+    # The five seconds and the attempts are old.
     Caller(
         "cognito", "Cognito user pool trigger", _is_cognito,
         5.0, None, "not told", True,
         "the user's sign-up or sign-in fails", "then it tries again, three times in all; cannot be raised",
-        "https://docs.aws.amazon.com/cognito/latest/developerguide/cognito-user-pools-working-with-lambda-triggers.html",
+        "https://docs.aws.amazon.com/cognito/latest/developerguide/cognito-user-pools-working-with-lambda-triggers.html", _WITH_OLD,
     ),
     Caller(
         "connect", "Amazon Connect contact flow", lambda event: {"ContactData"} <= event["Details"].keys(),
@@ -305,56 +324,72 @@ callers: Final[tuple[Caller, ...]] = (
         "HTTP 502 or 503", "the function's own timeout can be no longer",
         _EDGE_DOCS, _COMPARED,
     ),
+    # That it is synchronous from lambda/latest/dg/services-s3-batch.html. What an error means is old: the codes, and
+    # from batch-ops-examples-reports.html functions that timed out, each a PermanentFailure.
     Caller(
         "s3-batch", "S3 Batch Operations",
         lambda event: {"invocationSchemaVersion", "tasks"} <= event.keys(),
         None, None, "not told", True,
-        "the task is tried again, then counts as failed", "not documented",
-        "https://docs.aws.amazon.com/AmazonS3/latest/userguide/batch-ops-invoke-lambda.html",
+        "the task has failed for good; TemporaryFailure as the answer has it tried again", "not documented",
+        "https://docs.aws.amazon.com/AmazonS3/latest/userguide/batch-ops-invoke-lambda.html", _WITH_OLD,
     ),
+    # The event is what AWS's own SDK for Python reads; errors from durable-execution-sdk-retries.html and the SDK's
+    # error-handling guide.
     Caller(
         "durable", "Lambda durable function",
         lambda event: {"DurableExecutionArn", "CheckpointToken"} <= event.keys(),
-        None, None, "the execution's own, which outlives invocations", False,
-        "the execution tries again, as its steps say", "an invocation ends at the function's timeout",
-        _LAMBDA_DOCS + "durable-functions.html",
+        None, None, "the execution's own, which outlives invocations", None,
+        "a step is tried again, as it says; outside of one the execution fails",
+        "whoever started it synchronously, or a queue or stream, waits for the whole execution, as a rule for "
+        "15 minutes at the most, which the event does not tell; an invocation ends at the function's timeout",
+        _LAMBDA_DOCS + "durable-invoking.html", _COMPARED,
     ),
+    # Partial responses from services-sqs-errorhandling.html.
     Caller(
         "sqs", "SQS queue", _records("eventSource", "aws:sqs"),
-        None, None, _NO_CLOCK, False, _RETRIED, "the visibility timeout, at least six times the function's",
-        _LAMBDA_DOCS + "services-sqs-configure.html",
+        None, None, _NO_CLOCK, False,
+        "the whole batch comes again when its visibility timeout has passed, or what a partial response names",
+        "the visibility timeout is never less than the function's, and better six times as long",
+        _LAMBDA_DOCS + "services-sqs-configure.html", _COMPARED,
     ),
+    # Partial responses from services-kinesis-batchfailurereporting.html.
     Caller(
         "kinesis", "Kinesis stream", _records("eventSource", "aws:kinesis"),
-        None, None, _NO_CLOCK, False, _RETRIED + "; until then the shard stands", "",
-        _LAMBDA_DOCS + "with-kinesis.html",
+        None, None, _NO_CLOCK, False, _STREAM_RETRIED,
+        "a failed batch is tried until its records expire, unless the mapping has a limit",
+        _LAMBDA_DOCS + "kinesis-on-failure-destination.html", _COMPARED,
     ),
+    # Partial responses from services-ddb-batchfailurereporting.html.
     Caller(
         "dynamodb", "DynamoDB stream", _records("eventSource", "aws:dynamodb"),
-        None, None, _NO_CLOCK, False, _RETRIED + "; until then the shard stands", "",
-        _LAMBDA_DOCS + "with-ddb.html",
+        None, None, _NO_CLOCK, False, _STREAM_RETRIED,
+        "a failed batch is tried until its records expire, after 24 hours, unless the mapping has a limit",
+        _LAMBDA_DOCS + "services-ddb-params.html", _COMPARED,
     ),
+    # Of the next three, what an error means from invocation-async-error-handling.html.
     Caller(
         "sns", "SNS topic", _records("EventSource", "aws:sns"),
         None, None, _NO_CLOCK, False, _TWICE, "",
-        _LAMBDA_DOCS + "with-sns.html",
+        _LAMBDA_DOCS + "invocation-async.html", _COMPARED,
     ),
+    # That nobody waits from lambda/latest/dg/invocation-async.html.
     Caller(
         "s3", "S3 notification", _records("eventSource", "aws:s3"),
         None, None, _NO_CLOCK, False, _TWICE, "",
-        _LAMBDA_DOCS + "with-s3.html",
+        "https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html", _COMPARED,
+    ),
+    # That nobody waits from lambda/latest/dg/services-cloudwatchevents.html, which is old.
+    Caller(
+        "eventbridge", "EventBridge rule",
+        lambda event: {"detail-type", "source", "detail"} <= event.keys(),
+        None, None, _NO_CLOCK, False, _TWICE, "",
+        "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-events-structure.html", _WITH_OLD,
     ),
     Caller(
         "ses", "SES receipt rule", _records("eventSource", "aws:ses"),
         None, None, "not told", None, "by type: Event is tried twice more, RequestResponse bounces or goes on",
         "30 s where it waits (RequestResponse), which the event does not tell",
         "https://docs.aws.amazon.com/ses/latest/dg/receiving-email-action-lambda.html", _COMPARED,
-    ),
-    Caller(
-        "eventbridge", "EventBridge rule",
-        lambda event: {"detail-type", "source", "detail"} <= event.keys(),
-        None, None, _NO_CLOCK, False, _TWICE, "",
-        "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-events-structure.html",
     ),
 )  # fmt: skip
 """What is known, the more particular before the more general: the first that matches is it."""

@@ -35,7 +35,7 @@ from deadline._scope import current
 from deadline._section import calls_of_step
 from deadline._sighting import calls
 from deadline.aws._attempts import Limits, backoff, fits
-from deadline.aws._call import AwsCall, current_call
+from deadline.aws._call import AwsCall, configured_attempts, current_call
 from deadline.aws._client_context import tell
 from deadline.aws._limits import current_limits
 from deadline.aws._sending import AttemptTimeoutError, presumed_sent, send_attempt, telling_session
@@ -63,6 +63,8 @@ def _begun(client: Any, operation: str, params: dict[str, Any]) -> AwsCall | Non
     dl, limits, of_step = current(), current_limits(), calls_of_step()
     if dl is None and limits is None and of_step is None and client.deadline_breakers is None:
         return None
+    if not client.deadline_attempts:
+        _wire(client)
     call = AwsCall(client, operation, params, dl, limits or _NO_LIMITS)
     if of_step is not None:
         of_step.append(call)
@@ -70,8 +72,13 @@ def _begun(client: Any, operation: str, params: dict[str, Any]) -> AwsCall | Non
 
 
 class DeadlineClient:
-    """Mixed into a client's class, before the SDK's own."""
+    """Mixed into a client's class, before the SDK's own.
 
+    Attributes:
+        deadline_attempts: How many attempts the client makes at the most; 0 until it was wired.
+    """
+
+    deadline_attempts: int = 0
     deadline_breakers: Breakers | None = None
     deadline_hedge: bool | Collection[str] = False
 
@@ -83,7 +90,6 @@ class DeadlineClient:
         dl = call.deadline
         if dl is not None and operation_name != _NEVER_REFUSED and not fits(call.left(), call.limits):
             await _refuse(dl, call)
-        _wire(self)
         make = _through_breaker(make, self, call)
         task = asyncio.current_task()
         assert task is not None
@@ -244,18 +250,17 @@ def _no_retry(call: AwsCall, delay: float) -> None:
 
 
 def _wire(client: Any) -> None:
-    """Wrap a client's send and put the gate before its retries, once.
+    """Count a client's attempts, wrap its send and put the gate before its retries; once.
 
     This waits for the first call under a deadline, because the retries are registered after the client's
     `__init__`, and because a client that exists already is then no special case.
     """
+    client.deadline_attempts = configured_attempts(client)
     http = client._endpoint.http_session  # noqa: SLF001  # the SDK has no public seam here
-    if getattr(http.send, "func", None) is send_attempt:
-        return
     if isinstance(http, AIOHTTPSession):
         session = functools.partial(telling_session, http._get_session)  # type: ignore[attr-defined]  # noqa: SLF001
         http._get_session = session  # type: ignore[attr-defined]  # noqa: SLF001
-        http.send = functools.partial(send_attempt, http.send)  # type: ignore[method-assign]
+        http.send = functools.partial(send_attempt, http.send)  # type: ignore[method-assign,assignment]
     else:  # httpx's, or somebody's own
         http.send = functools.partial(send_attempt, functools.partial(presumed_sent, http.send))
     events = client.meta.events

@@ -22,6 +22,7 @@ from deadline.aws._attempts import attempt_limit, first_look, hedge_after
 from deadline.aws._call import AwsCall, current_call
 from deadline.aws._hedging import Race
 from deadline.aws._transfers import current_transfer
+from deadline.aws._watch import watch_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -43,14 +44,15 @@ class AttemptTimeoutError(ReadTimeoutError):
     fmt = 'Attempt {attempt} on endpoint URL "{endpoint_url}" was given up after its share of {seconds:.3f} s'
 
 
-async def send_attempt(send: Send, request: Any) -> Any:
+def send_attempt(send: Send, request: Any) -> Awaitable[Any]:
     """Send one attempt of the current call, within its limit."""
     call = current_call()
-    if call is None:
-        return await send(request)
-    raced = call.hedged() and call.further() and call.left() < math.inf
+    return send(request) if call is None else _sent(call, send, request)
+
+
+async def _sent(call: AwsCall, send: Send, request: Any) -> Any:
     try:
-        if raced:
+        if call.hedged() and call.further() and call.left() < math.inf:
             answer = await _raced(call, send, request)
         else:
             answer = await _alone(call, send, request)
@@ -70,53 +72,60 @@ class _Patience:
     """How long one attempt is waited for.
 
     An object and no function that refers to itself: that would be garbage which only the collector finds,
-    after each call.
+    after each call. It cancels as `asyncio.timeout` does, whose entering and leaving cost more than all of
+    this.
 
     Attributes:
         limit: Seconds after which it was given up, by the last decision.
+        gave_up: Whether it was given up, and cancelled by nobody else; once it has ended.
     """
 
-    __slots__ = ("_call", "_latency", "_loop", "_sent", "_timeout", "_timer", "limit")
+    __slots__ = ("_call", "_cancelling", "_latency", "_now", "_sent", "_task", "_watch", "gave_up", "limit")
 
-    def __init__(self, call: AwsCall, latency: Latency, timeout: asyncio.Timeout) -> None:
+    def __init__(self, call: AwsCall, latency: Latency) -> None:
+        loop = asyncio.get_running_loop()
         self._call = call
         self._latency = latency
-        self._timeout = timeout
-        self._loop = asyncio.get_running_loop()
-        self._sent = self._loop.time()
+        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # it is in one
+        self._cancelling = self._task.cancelling()
+        self._watch = watch_of(loop)
+        self._now = loop.time
+        self._sent = self._now()
+        self.gave_up = False
         self.limit = math.inf
         look = first_look(call.further(), call.limits, latency)
-        self._timer = None if look == math.inf else self._loop.call_at(self._sent + look, self._decide)
+        if look < math.inf:
+            self._watch.begin(self, self._sent + look)
 
-    def _decide(self) -> None:
-        call, now = self._call, self._loop.time()
-        left = call.left() + now - self._sent
-        self.limit = attempt_limit(left, call.further(), call.limits, self._latency)
-        if self._sent + self.limit <= now + _TICK:
-            self._timeout.reschedule(now)
-        elif self.limit < math.inf:
-            self._timer = self._loop.call_at(self._sent + self.limit, self._decide)
+    def look(self, now: float) -> float:
+        """Decide: give it up, or look again later."""
+        left = self._call.left() + now - self._sent
+        self.limit = attempt_limit(left, self._call.further(), self._call.limits, self._latency)
+        if self._sent + self.limit > now + _TICK:
+            return self._sent + self.limit
+        self.gave_up = True
+        self._task.cancel()
+        return math.inf
 
     def end(self) -> float:
         """Decide no more; return the seconds that it has taken."""
-        if self._timer is not None:
-            self._timer.cancel()
-        return self._loop.time() - self._sent
+        self._watch.end(self)
+        if self.gave_up:
+            self.gave_up = self._task.uncancel() <= self._cancelling
+        return self._now() - self._sent
 
 
 async def _alone(call: AwsCall, send: Send, request: Any) -> Any:
-    latency, timeout = call.latency(request), asyncio.timeout(None)
-    patience = _Patience(call, latency, timeout)
+    latency = call.latency(request)
+    patience = _Patience(call, latency)
     try:
-        async with timeout:
-            answer = await send(request)
+        answer = await send(request)
     except BaseException as error:
         seconds = patience.end()
-        if isinstance(error, TimeoutError) and timeout.expired():
-            latency.given_up(seconds)
-            _give_up(call, latency, request, patience.limit, error)
         if isinstance(error, asyncio.CancelledError):
             latency.given_up(seconds)
+            if patience.gave_up:
+                _give_up(call, latency, request, patience.limit, error)
         raise
     _answered(call, latency, answer, patience.end())
     return answer

@@ -144,12 +144,13 @@ EVENTS: Final[dict[str, dict[str, Any]]] = {
         "invocationSchemaVersion": "1.0",
         "invocationId": "1",
         "job": {"id": "1"},
-        "tasks": [{"taskId": "1", "s3Key": "a", "s3BucketArn": "arn:aws:s3:::bucket"}],
+        "tasks": [{"taskId": "1", "s3Key": "a", "s3VersionId": "1", "s3BucketArn": "arn:aws:s3:::bucket"}],
     },
     "durable": {
         "DurableExecutionArn": _ARN.format("lambda", "function:orders:1/durable-execution/1/2"),
         "CheckpointToken": "token",
         "InitialExecutionState": {"Operations": [], "NextMarker": ""},
+        "UpdatedOperationIds": [],
     },
     "sqs": {
         "Records": [
@@ -195,7 +196,7 @@ EVENTS: Final[dict[str, dict[str, Any]]] = {
     "s3": {
         "Records": [
             {
-                "eventVersion": "2.1",
+                "eventVersion": "2.5",
                 "eventSource": "aws:s3",
                 "eventTime": "2026-09-21T12:53:20.250Z",
                 "eventName": "ObjectCreated:Put",
@@ -246,6 +247,9 @@ LOOK_ALIKES: Final[dict[str, Any]] = {
     "a sender of a user pool": EVENTS["cognito"] | {"triggerSource": "CustomEmailSender_SignUp"},
     "an authorizer's token": {"type": "TOKEN", "authorizationToken": "a", "methodArn": "arn:aws:execute-api"},
     "a balancer that is none": {"requestContext": {"elb": {}}, "httpMethod": "GET"},
+    "a connection that is closed": {
+        "requestContext": EVENTS["websocket-api"]["requestContext"] | {"eventType": "DISCONNECT"}
+    },
     "a connection that tells no event": {"requestContext": {"connectionId": "1", "stage": "prod"}},
     "info and arguments of yours": {"info": {"title": "order"}, "arguments": {}},
     "a trigger of yours": {"triggerSource": "cron"},

@@ -99,7 +99,7 @@ async def test_the_report_names_the_call(connect: Connect, fault_proxy: FaultPro
     assert functions[0] == "test_the_report_names_the_call"
     assert functions[1].endswith("outer")
     assert "DeadlineClient._make_api_call" in functions
-    assert functions.index("AIOHTTPSession.send") > functions.index("send_attempt")
+    assert functions.index("AIOHTTPSession.send") > functions.index("_sent")
     assert caught.value.report.tasks[0].awaiting[0].file == __file__
 
 

@@ -18,7 +18,7 @@ from aiobotocore.session import get_session
 import deadline as deadline_package
 from deadline import DeadlineExceeded, Event, InsufficientTime, aws, current, deadline
 from deadline.aws._call import configured_attempts
-from deadline.aws._clients import DeadlineClient, Gate, _wire
+from deadline.aws._clients import DeadlineClient, Gate
 from deadline.aws._latency import latency_of
 from deadline.aws._sending import send_attempt
 from deadline.testing import Delay, FaultProxy, MotoServer, Stall
@@ -352,12 +352,13 @@ async def test_the_configured_number_of_attempts(connect: Connect, retries: dict
 
 
 async def test_a_client_is_wired_at_its_first_call_in_a_deadline(connect: Connect) -> None:
-    """A client that never meets a deadline is left as the SDK made it; wiring again changes nothing."""
+    """A client that never meets a deadline is left as the SDK made it; the next changes nothing."""
     client = await connect()
     assert not isinstance(client._endpoint.http_session.send, functools.partial)
     async with deadline(5.0):
         await client.list_tables()
     send, gate = client._endpoint.http_session.send, retry_handler(client)
-    _wire(client)
+    async with deadline(5.0):
+        await client.list_tables()
     assert client._endpoint.http_session.send is send
     assert retry_handler(client) is gate

@@ -1,0 +1,70 @@
+"""Looking at the attempts in flight of a loop: one timer for all of them.
+
+Nearly every attempt is answered before anybody need look at it. A timer for each would be set and cancelled
+for nothing, and lie in the loop's heap until its time: a hundredth of a call's processor time. So there is
+one, for whichever is to be looked at first; it may ring when that has been answered, and is set anew then,
+if others wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from contextvars import Context
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Watched(Protocol):
+    """Something to be looked at, by identity."""
+
+    def look(self, now: float) -> float:
+        """Look at it; return when to look again, on the loop's clock; `inf` for never."""
+
+
+class Watch:
+    """What is looked at on a loop, and when."""
+
+    __slots__ = ("_at", "_loop", "_rings_at", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._at: dict[Watched, float] = {}
+        self._rings_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, watched: Watched, at: float) -> None:
+        """Look at it at this instant of the loop's clock."""
+        self._at[watched] = at
+        if at < self._rings_at:
+            self._set(at)
+
+    def end(self, watched: Watched) -> None:
+        """Look at it no more, if it is watched at all."""
+        self._at.pop(watched, None)
+
+    def _set(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = at
+        self._timer = None if at == math.inf else self._loop.call_at(at, self._ring, context=Context())
+
+    def _ring(self) -> None:
+        now = self._loop.time()
+        for watched, at in list(self._at.items()):
+            if at <= now:
+                self._at[watched] = watched.look(now)
+        self._timer = None
+        self._set(min(self._at.values(), default=math.inf))
+
+
+def watch_of(loop: asyncio.AbstractEventLoop) -> Watch:
+    """The one watch of `loop`, kept on it as its clock is; a loop without room for it gets one a time."""
+    watch: Watch | None = getattr(loop, "_deadline_watch", None)
+    if watch is None:
+        watch = Watch(loop)
+        with contextlib.suppress(AttributeError):
+            loop._deadline_watch = watch  # type: ignore[attr-defined]  # noqa: SLF001
+    return watch
