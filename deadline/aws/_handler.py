@@ -367,12 +367,13 @@ def handler(
 
 def _lambda_function(plan: Plan) -> Any:
     """A function, and no object that can be called: decorators of other libraries insist."""
+    call: Callable[[Any, Any], Any] = plan.call
+    if plan.breadcrumb is not None:
+        call = functools.partial(plan.breadcrumb.run, call)
 
     @functools.wraps(plan.function)
     def function(event: Any, context: Any) -> Any:
-        if plan.breadcrumb is None:
-            return plan.call(event, context)
-        return plan.breadcrumb.run(plan.call, event, context)
+        return call(event, context)
 
     made: Any = function
     made.invoke, made.on_exceeded = plan.invoke, plan.register

@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="breadcrumbs need Linux")
 
 HERE = Path(__file__).parent
-TIMEOUT = 1.5
+TIMEOUT = 3.0
+"""It pays for a cold start, on a machine that may be busy."""
 
 
 @pytest.fixture
@@ -44,6 +46,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where breadcrumbs are."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path / f"{FOLDER}-{os.getuid()}"
+
+
+@pytest.fixture
+def folder_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same, where it can be had: removing a file from a disk may take milliseconds."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  # a folder of our own in it
+    with tempfile.TemporaryDirectory(dir=memory) as tmp:
+        monkeypatch.setenv("TMPDIR", tmp)
+        yield Path(tmp, f"{FOLDER}-{os.getuid()}")
 
 
 @pytest.fixture
@@ -459,13 +470,13 @@ def said(process: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_thousand_deaths_are_told_once_each(folder: Path) -> None:
+def test_a_thousand_deaths_are_told_once_each(folder_in_memory: Path) -> None:
     """By eight processes at a time, which share the folder; nothing is left."""
     dying = [start("many", str(number), "125") for number in range(8)]
     died = [request for process in dying for request in said(process)]
     died += said(start("last"))
     assert sorted(died) == sorted(f"{one}-{other}" for one in range(8) for other in range(125))
-    assert len(crumbs(folder)) == 1
+    assert len(crumbs(folder_in_memory)) == 1
     assert said(start("last")) == []
 
 
