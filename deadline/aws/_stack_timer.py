@@ -21,9 +21,10 @@ import signal
 import time
 from typing import Final
 
-AHEAD: Final = 0.05
-"""Seconds before the hard end at which the stack is written. Writing it takes less than a millisecond, on a
-processor that may be busy."""
+AHEAD: Final = 0.15
+"""Seconds before the hard end at which the stack is written. Writing it takes less than a millisecond; but a
+function with little memory has a small share of a processor, in turns that are up to a tenth of a second
+apart."""
 
 
 class _Event(ctypes.Structure):

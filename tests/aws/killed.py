@@ -107,8 +107,8 @@ def redact(said: dict[str, Any]) -> dict[str, Any]:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "": {},
-    "event": {"breadcrumb": "event", "redact": redact},
-    "helper": {"helper": True, "margin": 2.0},
+    "event": {"breadcrumb": "event", "redact": redact, "margin": 5.0},
+    "helper": {"helper": True, "margin": 3.0},
     "none": {"breadcrumb": False},
 }
 make: Any = aws.handler
@@ -158,13 +158,17 @@ def die(died: list[str], _: str) -> None:
     os._exit(1)
 
 
-def many(name: str, count: str) -> None:
-    """Have so many processes die, one after the other; each tells of those that it finds."""
-    for number in range(int(count)):
-        child = os.fork()
-        if child == 0:
-            begin(f"{name}-{number}", die)
-        os.waitpid(child, 0)
+def many(lines: str, deaths: str) -> None:
+    """Have so many processes die in each of so many lines at once; each tells of those that it finds."""
+    for line in range(int(lines)):
+        if os.fork() == 0:
+            for number in range(int(deaths)):
+                if os.fork() == 0:
+                    begin(f"{line}-{number}", die)
+                os.wait()
+            os._exit(0)
+    for _ in range(int(lines)):
+        os.wait()
 
 
 def fork() -> None:

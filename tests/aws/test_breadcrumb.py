@@ -25,7 +25,7 @@ from deadline import aws, step
 from deadline.aws import _armed, _breadcrumb
 from deadline.aws._armed import PAGE, Armed, Trace, read
 from deadline.aws._breadcrumb import FOLDER, Breadcrumb, Death
-from deadline.aws._stack_timer import StackTimer
+from deadline.aws._stack_timer import AHEAD, StackTimer
 from deadline.testing import Emulator, FakeContext
 
 if TYPE_CHECKING:
@@ -364,7 +364,7 @@ def test_a_process_has_one_file_for_all_invocations(folder: Path, fresh: None) -
     assert second is not None
     assert first.event == '{"order": 1}'
     assert first.hard - first.began == pytest.approx(10.0, abs=0.1)
-    assert first.hard - first.stack_at == pytest.approx(0.05, abs=1e-5)
+    assert first.hard - first.stack_at == pytest.approx(AHEAD, abs=1e-5)
     assert (second.function, second.hard, second.stack_at) == ("orders", math.inf, math.inf)
     assert read(crumbs(folder)[0].read_bytes()) is None
 
@@ -471,10 +471,8 @@ def said(process: subprocess.Popen[str]) -> list[str]:
 
 @pytest.mark.slow
 def test_a_thousand_deaths_are_told_once_each(folder_in_memory: Path) -> None:
-    """By eight processes at a time, which share the folder; nothing is left."""
-    dying = [start("many", str(number), "125") for number in range(8)]
-    died = [request for process in dying for request in said(process)]
-    died += said(start("last"))
+    """With eight processes at a time, which share the folder; nothing is left."""
+    died = said(start("many", "8", "125")) + said(start("last"))
     assert sorted(died) == sorted(f"{one}-{other}" for one in range(8) for other in range(125))
     assert len(crumbs(folder_in_memory)) == 1
     assert said(start("last")) == []
@@ -634,7 +632,7 @@ def test_the_notice_of_a_death_is_sent_once(queue: Queue) -> None:
             return died.request_id, Deaths(function.log).requests, own.received()
 
     with ThreadPoolExecutor(2) as pool:
-        plays = ("event", "helper"), ("exit", "lock"), (20.0, 4.0)
+        plays = ("event", "helper"), ("exit", "lock"), (20.0, 5.0)
         (alone, told, (said,)), (helped, also_told, (by_helper,)) = pool.map(play, *plays)
     assert (told, also_told) == ([alone], [helped])
     assert (said["reason"], said["request_id"], said["sent_by"]) == ("died", alone, "handler")
