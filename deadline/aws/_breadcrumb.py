@@ -104,7 +104,7 @@ class Death(NamedTuple):
         trace, cut = self.trace, []
         try:
             event = json.loads(trace.event or "null")
-        except ValueError:
+        except (ValueError, RecursionError):
             event, cut = trace.event, ["event"]
         return message(trace.request_id, trace.function, trace.version, event) | {
             "reason": "died",
@@ -219,7 +219,7 @@ def look_around(room: int) -> list[Death]:
             replace(mmap.mmap(file, room))
             os.lseek(file, room, os.SEEK_SET)
             _timer = StackTimer(file)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001  # whatever it is, it must cost no invocation
         logger.debug("no breadcrumb, or one without a stack: %r", error)
     return deaths
 

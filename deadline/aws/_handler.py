@@ -431,8 +431,11 @@ def _breadcrumb_of(plan: Plan, asked: object, *, helper: bool) -> Breadcrumb | N
                 "breadcrumb= does nothing for %s: it needs Linux, this is %s", plan.name, sys.platform
             )
         return None
-    from deadline.aws._breadcrumb import Breadcrumb  # noqa: PLC0415
-
+    try:
+        from deadline.aws._breadcrumb import Breadcrumb  # noqa: PLC0415
+    except ImportError as error:  # a Python that was built without ctypes
+        logger.debug("no breadcrumb: %r", error)
+        return None
     file = "AWS_LAMBDA_RUNTIME_API" in os.environ if asked is None else bool(asked)
     return Breadcrumb(plan.name, file=file, event=asked == "event")
 

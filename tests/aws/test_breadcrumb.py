@@ -430,6 +430,17 @@ def test_what_breadcrumb_takes_is_checked(
     assert "breadcrumb= does nothing for _nothing: it needs Linux, this is darwin" in caplog.text
 
 
+def test_a_python_without_ctypes_has_none(
+    own_environment: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And calls its functions."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "deadline.aws._breadcrumb", None)
+    assert aws.handler(_nothing)({}, FakeContext()) == "response"
+    assert "no breadcrumb: ModuleNotFoundError" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_stack_that_was_written_and_not_needed_is_taken_back(tmp_path: Path) -> None:
     """The next one stands in the same place, of all threads; a timer that is stopped writes nothing."""
