@@ -358,9 +358,11 @@ class Invocation:
     def _tell_of_deaths(self) -> asyncio.Task[None] | None:
         """Send the notices of what died before, beside the first invocation of this process."""
         breadcrumb, notifier, outside = self._plan.breadcrumb, self._plan.notifier, self._plan.outside
-        if notifier is None or breadcrumb is None or not breadcrumb.untold:
+        if breadcrumb is None or not breadcrumb.untold:
             return None
         deaths, breadcrumb.untold = breadcrumb.untold, []
+        if notifier is None:
+            return None
 
         async def tell() -> None:
             for death in deaths:

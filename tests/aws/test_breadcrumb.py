@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import mmap
@@ -428,6 +429,30 @@ def test_what_breadcrumb_takes_is_checked(
     monkeypatch.setattr("sys.platform", "darwin")
     aws.handler(breadcrumb=True)(_nothing)
     assert "breadcrumb= does nothing for _nothing: it needs Linux, this is darwin" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_the_notice_of_a_death_takes_no_longer_than_others(
+    seconds: float, folder: Path, fresh: None, own_environment: None, told: list[Event]
+) -> None:
+    """The answer waits for it for the margin's sake at the most; what it was is lost then, and said."""
+    said = []
+
+    async def notice(message: dict[str, Any]) -> None:
+        await asyncio.sleep(seconds)
+        said.append((message["reason"], message["request_id"]))
+
+    put(folder, record())
+    function = aws.handler(breadcrumb=True, notice=notice, margin=0.2)(_nothing)
+    began = time.monotonic()
+    assert [function({}, FakeContext(30.0)) for _ in range(2)] == ["response"] * 2
+    assert time.monotonic() - began < 5.0
+    assert said == ([] if seconds else [("died", "r-1")])
+    assert [(event.name, event.fields["request_id"]) for event in told] == [
+        ("aws.died", "r-1"),
+        ("aws.notice_failed" if seconds else "aws.notice_sent", "r-1"),
+    ]
 
 
 def test_a_python_without_ctypes_has_none(
