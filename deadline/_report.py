@@ -38,7 +38,7 @@ class Await(NamedTuple):
     line: int
 
     def __str__(self) -> str:
-        return f"{self.function} ({_short_path(self.file)}:{self.line})"
+        return f"{self.function} ({short_path(self.file)}:{self.line})"
 
 
 class CallReport(NamedTuple):
@@ -284,7 +284,7 @@ def _render_chain(chain: tuple[Await, ...]) -> Iterator[str]:
             run = run[-1:]
         for link in run:
             function = link.function.replace(".<locals>", "")
-            yield f"{_fit(function, 40):<40} {_short_path(link.file)}:{link.line}"
+            yield f"{_fit(function, 40):<40} {short_path(link.file)}:{link.line}"
 
 
 # What lies between a handler's await and the socket. In a Lambda package it stands beside the handler's own
@@ -301,7 +301,7 @@ def _is_library(path: str) -> bool:
 
 
 def _package(path: str) -> str:
-    return _short_path(path).partition(os.sep)[0]
+    return short_path(path).partition(os.sep)[0]
 
 
 def _render_steps(report: Report, width: int) -> Iterator[str]:
@@ -328,7 +328,7 @@ def _fit(text: str, width: int) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _short_path(path: str) -> str:
+def short_path(path: str) -> str:
     """Where the code is, without what every path on this machine begins with."""
     for root in sorted(sys.path, key=len, reverse=True):
         if root and path.startswith(root + os.sep):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline._events import emit
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HEADER: Final = "deadline-remaining-ms"
+
+_JOINT: Final = re.compile(", *")
 
 MOST: Final = 9
 """Digits, which are eleven days: nobody means more."""
@@ -53,12 +56,16 @@ def received(carrier: Mapping[str, Any] | None) -> float:
 
 
 def understood(value: object) -> float:
-    """Seconds from what has travelled; `inf` if it is no such thing."""
+    """Seconds from what has travelled, the smallest if it came twice; `inf` if it is no such thing.
+
+    Headers of one name may be joined by commas on their way: RFC 9110, 5.3.
+    """
     text = value.decode("latin-1") if isinstance(value, bytes) else value
-    if isinstance(text, str) and _is_time(text):
-        return int(text) / 1000
-    emit("deadline.travel_ignored", logging.DEBUG, value=repr(value)[:60])
-    return math.inf
+    parts = _JOINT.split(text) if isinstance(text, str) else [""]
+    times = [int(part) / 1000 for part in parts if _is_time(part)]
+    if len(times) < len(parts):
+        emit("deadline.travel_ignored", logging.DEBUG, value=repr(value)[:60])
+    return min(times, default=math.inf)
 
 
 def _is_time(text: str) -> bool:

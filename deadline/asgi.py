@@ -71,7 +71,7 @@ class DeadlineMiddleware:
             looked at.
         on_exceeded: An `async def (exceeded, scope)` that returns the response, an ASGI application: a
             Starlette or FastAPI `Response` is one. It runs in the margin. If it raises, or does not end in
-            time, 504 answers.
+            time, 504 answers; a response that it returned and that has started is broken off instead.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -134,7 +134,8 @@ class DeadlineMiddleware:
                 raise
             answer = await self._answer(exceeded, dl, scope)
             try:
-                await answer(scope, receive, sending)
+                async with exceeded.grace():
+                    await answer(scope, receive, sending)
             except Exception as failure:
                 if started:
                     raise

@@ -220,6 +220,17 @@ def test_a_partial_loop_loads_every_row() -> None:
     assert count == "the table has 50 rows of 50"
 
 
+def test_a_start_that_hangs_is_named() -> None:
+    """An import before it is killed; a lifespan, which the first invocation enters anew."""
+    importing, _, opening = run("start.py").partition("--- the lifespan hangs\n")
+    assert "importing='start.py:" in importing
+    assert "slow_rates (slow_rates.py:11)" in importing
+    assert "Status: timeout" in importing
+    assert "opening='database'" in opening
+    assert "database                                 start.py:" in opening
+    assert opening.endswith("\nconnected\n")
+
+
 def test_a_caller_is_answered_and_the_undo_completes() -> None:
     """Before second 29 the one, after it the other."""
     answering, released, response = run("gateway.py").splitlines()

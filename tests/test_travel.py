@@ -52,6 +52,15 @@ def test_whatever_came_is_a_time_or_nothing(value: Any) -> None:
     assert understood(value) > 0.0
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("500, 200", 0.2), (b"900,1500", 0.9), ("soon, 300", 0.3), (",", math.inf), ("", math.inf)],
+)
+def test_of_several_the_smallest_counts(value: Any, expected: float) -> None:
+    """A proxy may join a header that came twice, as HTTP allows it; what is no time in it is ignored."""
+    assert understood(value) == expected
+
+
 def test_what_is_ignored_is_told_at_debug_level() -> None:
     """With the beginning of what came."""
     events: list[Event] = []

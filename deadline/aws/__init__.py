@@ -1,6 +1,6 @@
 """AWS calls that end in time. Write `from deadline import aws`.
 
-Importing it loads no SDK; `install` does. `Resume` is loaded by those who use it.
+Importing it loads no SDK; `install` does. `Resume` and `init_deadline` are loaded by those who use them.
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from deadline.aws._warm_up import warm_up
 
 if TYPE_CHECKING:
     from deadline.aws._envelope import ResumeError
+    from deadline.aws._init import init_deadline
     from deadline.aws._resume import Resume
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "caller_left",
     "callers",
     "handler",
+    "init_deadline",
     "install",
     "limits",
     "message_group",
@@ -35,7 +37,9 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # to a type checker every name would be there
-    __getattr__ = later(__name__, {"Resume": "._resume", "ResumeError": "._envelope"})
+    __getattr__ = later(
+        __name__, {"Resume": "._resume", "ResumeError": "._envelope", "init_deadline": "._init"}
+    )
 
 
 def __dir__() -> list[str]:

@@ -149,14 +149,17 @@ _TRACE_TIME: Final = re.compile(r"(?:^|;)\s*(Self|Root)=1-([0-9a-fA-F]{8})-")
 
 
 def headers_of(event: object) -> dict[str, Any]:
-    """The headers of an event that is an HTTP request, by their lower-case names; empty for another's."""
+    """The headers of an event that is an HTTP request, by their lower-case names; empty for another's.
+
+    What came more than once is joined by commas, as HTTP has it.
+    """
     if not isinstance(event, dict) or not isinstance(event.get("requestContext"), dict):
         return {}
     headers = event.get("headers") or event.get("multiValueHeaders")
     if not isinstance(headers, dict):
         return {}
     return {
-        str(name).lower(): value[-1] if isinstance(value, list) and value else value
+        str(name).lower(): ", ".join(map(str, value)) if isinstance(value, list) else value
         for name, value in headers.items()
     }
 

@@ -60,8 +60,11 @@ class Lifespan:
     async def resources(self) -> Any:
         """What the context manager gave; enters it if it is not open.
 
-        Cancelled meanwhile, it stops entering, so that nothing of this invocation goes on in the next.
+        Cancelled meanwhile, it stops entering, so that nothing of this invocation goes on in the next. One
+        that has not stopped by then is waited for, and then entered anew.
         """
+        if self._task is not None and not self._ready.done() and self._task.cancelling():
+            await asyncio.wait((self._task,))
         if self._task is None or self._task.done():
             loop = asyncio.get_running_loop()
             self._ready = _Ready(loop=loop)
@@ -93,14 +96,15 @@ class Lifespan:
             if isinstance(error, asyncio.CancelledError):
                 raise
 
-    async def close(self) -> None:
-        """Leave the context manager, if it is open."""
+    async def close(self, seconds: float = CLOSING) -> bool:
+        """Leave the context manager, if it is open. Returns whether that took no longer than so long."""
         if self._task is None:
-            return
+            return True
         if not self._ready.done():
             self._task.cancel()
         self._leave.set()
-        await asyncio.wait([self._task], timeout=CLOSING)
+        await asyncio.wait([self._task], timeout=seconds)
+        return self._task.done()
 
 
 def _checked(made: Any) -> AbstractAsyncContextManager[Any]:
@@ -202,9 +206,12 @@ def replace_environment() -> None:
 
 
 @atexit.register
-def _close() -> None:
+def close_environment() -> None:
+    """Close what is open; the next to ask for an environment gets a new one."""
+    global _environment  # noqa: PLW0603
     if _environment is not None:
         _environment.close()
+        _environment = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -91,6 +91,7 @@ class Plan:
         caller_limit: As `handler` was given it.
         outside: The context of the import, in which the lifespan's task runs.
         mitigation: What was registered with `on_exceeded`.
+        eager: Whether the lifespan is entered before the first invocation.
         interrupt: Whether what blocks the loop is interrupted.
         recycle: Whether the next invocation then begins with a new loop.
         warned: Whether it was said that an answer loses work; once is enough.
@@ -110,6 +111,7 @@ class Plan:
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Awaitable[Any]] | None = None
     warned: bool = False
+    eager: bool = False
 
     def call(self, event: Any, context: Any) -> Any:
         """An invocation by Lambda, on this process's loop."""
@@ -172,6 +174,17 @@ class Plan:
             )
         self.mitigation = mitigation
         return mitigation
+
+    def initialise(self) -> None:
+        """Open what can be opened before the first invocation."""
+        if not _scope.DISABLED:
+            for opened in (self.notifier, self.resume):
+                if opened is not None:
+                    opened.initialise(self.outside)
+        if self.eager:
+            from deadline.aws._init import enter  # noqa: PLC0415  # most open nothing here
+
+            enter(self)
 
     async def resources(self) -> tuple[Any, ...]:
         """What the function takes after event and context, from this process's lifespan."""
@@ -304,8 +317,9 @@ def handler(
         lifespan: A function that gives an async context manager (`contextlib.asynccontextmanager`); what that
             gives is open from the first invocation on, for the life of the process. It is entered in a task
             of its own, under the deadline of the invocation that needs it.
-        eager: Enter the lifespan when the module is imported, in Lambda's time for initialising; not where
-            the process is copied after that (SnapStart, Managed Instances).
+        eager: Enter the lifespan when the module is imported, in Lambda's time for initialising, and leave it
+            to the first invocation if that is over before. Under SnapStart, after each restore; not on
+            Managed Instances.
         interrupt: Interrupt what blocks the loop past the soft instant, by SIGALRM: `time.sleep`, a busy
             loop, a synchronous client.
         recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
@@ -354,12 +368,13 @@ def handler(
             plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
         if not _scope.DISABLED:
             plan.breadcrumb = _breadcrumb_of(plan, breadcrumb, helper=helper)
-        if _initialises_here() and not _scope.DISABLED:
-            for opened in (plan.notifier, plan.resume):
-                if opened is not None:
-                    opened.initialise(plan.outside)
-        if eager and _initialises_here():
-            environment().run(plan.resources())
+        plan.eager = eager
+        if _initialises_here():
+            plan.initialise()
+        elif _is_copied_later():
+            from deadline.aws._snap_start import when_restored  # noqa: PLC0415  # nobody else needs it
+
+            when_restored(plan.initialise)
         return _lambda_function(plan)
 
     return make if function is None else make(function)
@@ -415,7 +430,15 @@ def _initialises_here() -> bool:
     return (
         "AWS_LAMBDA_RUNTIME_API" in os.environ
         and "AWS_LAMBDA_MAX_CONCURRENCY" not in os.environ
-        and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start"
+        and not _is_copied_later()
+    )
+
+
+def _is_copied_later() -> bool:
+    """Whether a snapshot is taken of this process, and many go on from there."""
+    return (
+        "AWS_LAMBDA_RUNTIME_API" in os.environ
+        and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
     )
 
 

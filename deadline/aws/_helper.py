@@ -268,6 +268,12 @@ def _forget_all() -> None:
         helper.forget()
 
 
+def end_all() -> None:
+    """End them all, of a process that a snapshot is taken of: each that goes on from there makes its own."""
+    for helper in list(_helpers):
+        helper.kill()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 

@@ -21,8 +21,8 @@ from deadline._sighting import calls
 from deadline.aws._attempts import attempt_limit, first_look, hedge_after
 from deadline.aws._call import AwsCall, current_call
 from deadline.aws._hedging import Race
+from deadline.aws._lookout import lookout_of
 from deadline.aws._transfers import current_transfer
-from deadline.aws._watch import watch_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -80,7 +80,7 @@ class _Patience:
         gave_up: Whether it was given up, and cancelled by nobody else; once it has ended.
     """
 
-    __slots__ = ("_call", "_cancelling", "_latency", "_now", "_sent", "_task", "_watch", "gave_up", "limit")
+    __slots__ = ("_call", "_cancelling", "_latency", "_lookout", "_now", "_sent", "_task", "gave_up", "limit")
 
     def __init__(self, call: AwsCall, latency: Latency) -> None:
         loop = asyncio.get_running_loop()
@@ -88,14 +88,14 @@ class _Patience:
         self._latency = latency
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # it is in one
         self._cancelling = self._task.cancelling()
-        self._watch = watch_of(loop)
+        self._lookout = lookout_of(loop)
         self._now = loop.time
         self._sent = self._now()
         self.gave_up = False
         self.limit = math.inf
         look = first_look(call.further(), call.limits, latency)
         if look < math.inf:
-            self._watch.begin(self, self._sent + look)
+            self._lookout.begin(self, self._sent + look)
 
     def look(self, now: float) -> float:
         """Decide: give it up, or look again later."""
@@ -109,7 +109,7 @@ class _Patience:
 
     def end(self) -> float:
         """Decide no more; return the seconds that it has taken."""
-        self._watch.end(self)
+        self._lookout.end(self)
         if self.gave_up:
             self.gave_up = self._task.uncancel() <= self._cancelling
         return self._now() - self._sent

@@ -28,6 +28,13 @@ from ._variables import function_arn, lambda_variables
 # https://docs.aws.amazon.com/lambda/latest/dg/configuration-timeout.html
 LONGEST: Final = 900.0
 
+# https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html, and for the longer ones
+# https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks-python.html and
+# https://docs.aws.amazon.com/lambda/latest/dg/lambda-managed-instances-execution-environment.html
+INITIALISING: Final = 10.0
+INITIALISING_LONG: Final = 130.0
+RESTORING: Final = 10.0
+
 
 @final
 class Emulator:
@@ -47,6 +54,8 @@ class Emulator:
     - Between invocations the group is frozen, by SIGSTOP.
     - With several workers it is a Lambda Managed Instance: the runtime client forks, so many invocations
       run at once, nothing is frozen, and the timeout is told to the caller but ends nothing.
+    - With `snap_start` the init phase ends with the hooks that run before a snapshot. No snapshot is taken:
+      the process is frozen there, and goes on with the hooks that run after a restore.
 
     Linux only, as the runtime client is. It runs once; every process, thread and socket of it is gone
     after the block.
@@ -62,7 +71,9 @@ class Emulator:
             of this process, which are passed on, `AWS_ENDPOINT_URL` for one.
         memory: The MB to tell the function; nothing enforces them.
         workers: More than one for a Managed Instance with that concurrency.
-        init_timeout: Seconds for the init phase.
+        init_timeout: Seconds for the init phase. By default Lambda's: 10; for SnapStart and a Managed
+            Instance 130, or `timeout` if that is longer.
+        snap_start: Run the init phase as SnapStart does, and the runtime's hooks. One worker only.
         post_seconds: Seconds that the runtime API takes before it accepts a response or an error. The
             function's time goes on meanwhile.
 
@@ -81,8 +92,9 @@ class Emulator:
         env: Mapping[str, str] | None = None,
         memory: int = 128,
         workers: int = 1,
-        init_timeout: float = 10.0,
+        init_timeout: float | None = None,
         post_seconds: float = 0.0,
+        snap_start: bool = False,
     ) -> None:
         if sys.platform != "linux":
             raise RuntimeError(
@@ -93,11 +105,17 @@ class Emulator:
         self._path = _checked_path(path)
         self._handler = _checked_handler(handler, self._path)
         self._timeout = _checked_limit("timeout", timeout)
-        self._init_timeout = _checked_limit("init_timeout", init_timeout)
         self._post_seconds = checked_seconds("post_seconds", post_seconds)
         self._env = _checked_env(env or {})
         self._memory = checked_count("memory", memory, 128, 10_240)
         self._workers = checked_count("workers", workers, 1, 1_600)
+        if snap_start and self._workers > 1:
+            raise ValueError("snap_start is for workers=1: a Managed Instance takes no snapshot")
+        self._snap_start = snap_start
+        if init_timeout is None:
+            short = self._workers == 1 and not snap_start
+            init_timeout = INITIALISING if short else max(INITIALISING_LONG, self._timeout)
+        self._init_timeout = _checked_limit("init_timeout", init_timeout)
         self._environment: Environment | None = None
         self._max_memory_used = 0
         self._entered = False
@@ -138,8 +156,9 @@ class Emulator:
 
         Args:
             event: What goes through JSON.
-            freeze: Seconds that the environment lies frozen before. At a cold start there is nothing to
-                freeze, and it only waits.
+            freeze: Seconds that the environment lies frozen before; with `snap_start` also between the
+                snapshot and its restore. At any other cold start there is nothing to freeze, and it only
+                waits.
             client_context: What a mobile client would send, for `context.client_context`.
             request_id: The context's `aws_request_id`; a new one by default. Lambda's retry of an event has
                 the id of the first attempt.
@@ -187,6 +206,7 @@ class Emulator:
             workers=self._workers,
             runtime_api=self._api.address,
             tmp=tmp,
+            snap_start=self._snap_start,
         )
         return self
 
@@ -205,9 +225,11 @@ class Emulator:
     ) -> Invocation:
         begin = self._log.size()
         with self._starting:
-            init_duration = self._init_phase() if self._environment is None else None
+            is_new = self._environment is None or (self._snap_start and self._environment.over)
+            init_duration = self._init_phase() if is_new else None
             self._closed.wait(freeze)
             self._check_running()
+            restore_duration = self._restore() if is_new and self._snap_start else None
             # The wall clock first, so that the kill never comes before what the context promised.
             end, started = time.time() + self._timeout, time.monotonic()
             arn = function_arn(self._variables, qualifier)
@@ -230,7 +252,8 @@ class Emulator:
             lines.report(
                 request.id,
                 duration=duration,
-                init_duration=init_duration,
+                init_duration=None if self._snap_start else init_duration,
+                restore_duration=restore_duration,
                 memory=self._memory,
                 max_memory_used=self._max_memory_used,
                 error=error,
@@ -245,6 +268,7 @@ class Emulator:
             duration=duration,
             init_duration=init_duration,
             max_memory_used=self._max_memory_used,
+            restore_duration=restore_duration,
         )
 
     def _init_phase(self) -> float | None:
@@ -252,12 +276,32 @@ class Emulator:
         _, outcome = self._start("init", time.monotonic() + self._init_timeout)
         return outcome if isinstance(outcome, float) else None
 
+    def _restore(self) -> float | None:
+        """Let a new environment go on from its snapshot; return the seconds, or None if it is over."""
+        environment = self._environment
+        assert environment is not None
+        if environment.over:
+            return None
+        started = time.monotonic()
+        self._log.write(lines.restore_start())
+        environment.thaw()
+        if not environment.wait_restored(started + RESTORING):
+            environment.kill()
+            return None
+        seconds = time.monotonic() - started
+        self._log.write(lines.restore_report(seconds))
+        return seconds
+
     def _wake(self, request_id: str, until: float) -> tuple[Environment, FunctionError | None]:
         """Return an environment that is ready, started anew if need be, or why it is not."""
         environment = self._environment
         if environment is not None and not environment.over:
             environment.thaw()
             return environment, None
+        if environment is not None and self._snap_start:
+            if environment.init_error is None and environment.exit_code is None:
+                return environment, FunctionError.not_restored(request_id, RESTORING)
+            return environment, self._failure(environment, request_id)
         environment, outcome = self._start("invoke", until, request_id)
         return environment, outcome if isinstance(outcome, FunctionError) else None
 
@@ -281,6 +325,9 @@ class Emulator:
         seconds = time.monotonic() - started
         if ready:
             self._note_memory(environment)
+            if self._snap_start:
+                environment.freeze()
+                self._log.write(lines.init_done(seconds))
             return environment, seconds
         error = self._failure(environment, request_id)
         environment.kill()

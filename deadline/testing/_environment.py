@@ -43,6 +43,7 @@ class Environment:
         self._killed = False
         self._over = threading.Event()
         self._idle = 0
+        self._at_snapshot = False
         self._events: deque[Request] = deque()
         self._answers: dict[str, Answer | None] = {}
         self._command = partial(
@@ -88,6 +89,14 @@ class Environment:
             self._changed.notify_all()
         return http.HTTPStatus.ACCEPTED if fits else http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
+    def restore(self) -> bool:
+        """Wait where the snapshot is taken, until it is restored; False if the environment is over before."""
+        with self._changed:
+            self._at_snapshot = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._at_snapshot or self._over.is_set())
+            return not self._over.is_set()
+
     def fail_init(self, payload: bytes) -> None:
         """Take the error; the process is going to end."""
         self.init_error = FunctionError.from_payload(payload)
@@ -102,12 +111,24 @@ class Environment:
     def wait_ready(self, until: float) -> bool:
         """Return whether the runtime asked for an event before `until`, on the monotonic clock.
 
-        With several workers, one of them is enough:
+        Under SnapStart it says before that that the snapshot may be taken, which is enough. With several
+        workers, one of them is:
         https://docs.aws.amazon.com/lambda/latest/dg/lambda-managed-instances-execution-environment.html
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._over.is_set(), until - time.monotonic())
-            return self._idle > 0 and not self._over.is_set()
+
+            def ready() -> bool:
+                return self._idle > 0 or self._at_snapshot
+
+            self._changed.wait_for(lambda: ready() or self._over.is_set(), until - time.monotonic())
+            return ready() and not self._over.is_set()
+
+    def wait_restored(self, until: float) -> bool:
+        """Go on from the snapshot; return whether the runtime then asked for an event before `until`."""
+        with self._changed:
+            self._at_snapshot = False
+            self._changed.notify_all()
+        return self.wait_ready(until)
 
     def run(self, request: Request, until: float, *, idle_after: bool) -> Answer | None:
         """Hand out an event and return the answer; None if none came before `until`, or before the end.

@@ -54,6 +54,17 @@ class FunctionError:
         return cls("Runtime.ExitError", f"RequestId: {request_id} Error: Runtime exited {how}")
 
     @classmethod
+    def not_restored(cls, request_id: str, restoring: float) -> Self:
+        """Say that the function was not initialised, or what runs after a restore took too long.
+
+        https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks-python.html
+        """
+        message = (
+            f"RequestId: {request_id} Error: not initialised in time, or not restored in {restoring:.0f} s"
+        )
+        return cls("SnapStartTimeoutException", message)
+
+    @classmethod
     def too_large(cls, size: int) -> Self:
         """Say that a response of `size` bytes is not accepted."""
         message = f"Response payload size ({size} bytes) exceeded maximum allowed payload size"
@@ -79,6 +90,8 @@ class Invocation:
             A suppressed initialisation is part of it.
         init_duration: Seconds of the init phase, which is no part of `duration`; None unless this
             invocation was a cold start whose init phase succeeded.
+        restore_duration: Seconds from the snapshot to the runtime's asking for the event, hooks included, no
+            part of `duration` either; None unless a snapshot was restored for this invocation.
         max_memory_used: MB, the largest size so far of the environment's processes.
     """
 
@@ -90,6 +103,7 @@ class Invocation:
     duration: float
     init_duration: float | None
     max_memory_used: int
+    restore_duration: float | None = None
 
 
 def new_trace() -> str:

@@ -28,6 +28,24 @@ def init_report(phase: Phase, seconds: float, error: FunctionError) -> str:
     return f"INIT_REPORT Init Duration: {_ms(seconds)}\tPhase: {phase}\t{_status(error)}"
 
 
+def init_done(seconds: float) -> str:
+    """Return the line that tells an init phase that a snapshot was taken after."""
+    return f"INIT_REPORT Init Duration: {_ms(seconds)}"
+
+
+def restore_start() -> str:
+    """Return the line before a snapshot is restored.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/snapstart-monitoring.html
+    """
+    return init_start().replace("INIT_START", "RESTORE_START")
+
+
+def restore_report(seconds: float) -> str:
+    """Return the line after a snapshot was restored."""
+    return f"RESTORE_REPORT Restore Duration: {_ms(seconds)}"
+
+
 def start(request_id: str) -> str:
     """Return the line at the start of an invocation."""
     return f"START RequestId: {request_id} Version: $LATEST"
@@ -56,6 +74,7 @@ def report(
     memory: int,
     max_memory_used: int,
     error: FunctionError | None,
+    restore_duration: float | None = None,
 ) -> str:
     """Return the line with the figures.
 
@@ -70,6 +89,9 @@ def report(
     ]
     if init_duration is not None:
         fields.append(f"Init Duration: {_ms(init_duration)}")
+    if restore_duration is not None:
+        fields.append(f"Restore Duration: {_ms(restore_duration)}")
+        fields.append(f"Billed Restore Duration: {math.ceil(restore_duration * 1000)} ms")
     if error is not None and "." in error.type:  # the platform's names have a dot, those of classes none
         fields.append(_status(error))
     return "\t".join(fields)

@@ -1,8 +1,8 @@
 """The Lambda runtime API over HTTP: what the runtime client asks for and posts.
 
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html; the paths begin with the version,
-`/2018-06-01`. What SnapStart and response streaming add is left out: awslambdaric does not stream, and
-nothing here takes a snapshot.
+`/2018-06-01`. Of SnapStart there is what awslambdaric asks for around a snapshot, which nothing here takes.
+Response streaming is left out: awslambdaric does not stream.
 """
 
 import http
@@ -26,7 +26,10 @@ class Runtime(Protocol):
         """Take a response or an error."""
 
     def fail_init(self, payload: bytes) -> None:
-        """Take an error of the initialisation."""
+        """Take an error of the initialisation, or of what runs after a restore."""
+
+    def restore(self) -> bool:
+        """Wait for the snapshot that may be taken now to be restored; False means that it never will be."""
 
 
 @final
@@ -58,6 +61,11 @@ class RuntimeApi:
 
 class _Connection(Connection[RuntimeApi]):
     def do_GET(self) -> None:  # noqa: N802  # http.server calls it
+        if self.path == "/2018-06-01/runtime/restore/next":
+            if self.server.api.runtime.restore():
+                return self.answer(http.HTTPStatus.OK)
+            self.close_connection = True
+            return None
         if self.path != "/2018-06-01/runtime/invocation/next":
             return self.answer(http.HTTPStatus.NOT_FOUND)
         request = self.server.api.runtime.next()
@@ -69,7 +77,7 @@ class _Connection(Connection[RuntimeApi]):
     def do_POST(self) -> None:  # noqa: N802
         runtime = self.server.api.runtime
         payload = self.body()
-        if self.path == "/2018-06-01/runtime/init/error":
+        if self.path in {"/2018-06-01/runtime/init/error", "/2018-06-01/runtime/restore/error"}:
             runtime.fail_init(payload)
             self.answer(http.HTTPStatus.ACCEPTED)
         elif invocation := _INVOCATION.fullmatch(self.path):

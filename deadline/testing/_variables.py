@@ -17,6 +17,7 @@ def lambda_variables(
     workers: int,
     runtime_api: str,
     tmp: str,
+    snap_start: bool = False,
 ) -> dict[str, str]:
     """Return the environment of the runtime's process.
 
@@ -35,7 +36,7 @@ def lambda_variables(
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory),
         "AWS_LAMBDA_FUNCTION_NAME": name,
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand" if workers == 1 else "lambda-managed-instances",
+        "AWS_LAMBDA_INITIALIZATION_TYPE": _initialization_type(workers, snap_start=snap_start),
         "AWS_LAMBDA_LOG_FORMAT": "Text",
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
         "AWS_LAMBDA_LOG_STREAM_NAME": f"{dt.datetime.now(dt.UTC):%Y/%m/%d}/[$LATEST]{uuid.uuid4().hex}",
@@ -50,10 +51,18 @@ def lambda_variables(
         # The function runs in a folder of its own, where relative entries would lead elsewhere.
         entries = inherited["PYTHONPATH"].split(os.pathsep)
         variables["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, entries))
+    if snap_start:  # https://docs.aws.amazon.com/lambda/latest/dg/snapstart-monitoring.html
+        del variables["AWS_LAMBDA_LOG_GROUP_NAME"], variables["AWS_LAMBDA_LOG_STREAM_NAME"]
     variables.pop("AWS_LAMBDA_MAX_CONCURRENCY", None)
     if workers > 1:
         variables["AWS_LAMBDA_MAX_CONCURRENCY"] = str(workers)
     return variables
+
+
+def _initialization_type(workers: int, *, snap_start: bool) -> str:
+    if snap_start:
+        return "snap-start"
+    return "on-demand" if workers == 1 else "lambda-managed-instances"
 
 
 def region_of(inherited: Mapping[str, str]) -> str:

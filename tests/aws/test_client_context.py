@@ -150,7 +150,7 @@ async def test_none_listens_to_nobody(virtual_clock: VirtualClock) -> None:
     [
         {"headers": {"Deadline-Remaining-Ms": "812"}},
         {"multiValueHeaders": {"deadline-remaining-ms": ["9000", "812"]}},
-        {"headers": {"deadline-remaining-ms": ["812"]}},
+        {"headers": {"deadline-remaining-ms": ["812", "900"]}},
     ],
     ids=str,
 )

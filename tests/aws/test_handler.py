@@ -919,6 +919,32 @@ def test_a_lifespan_that_takes_too_long_is_cut() -> None:
     assert entered == ["begun", "cut", "begun"]
 
 
+@pytest.mark.slow
+def test_a_lifespan_that_is_slow_to_stop_is_waited_for_and_entered_anew() -> None:
+    """What was cut is not the next invocation's error, although it is unwound in the time of that."""
+    entered: list[str] = []
+
+    @asynccontextmanager
+    async def clients() -> AsyncIterator[str]:
+        entered.append("begun")
+        if len(entered) == 1:
+            try:
+                await asyncio.sleep(99)
+            finally:
+                await asyncio.sleep(0.5)
+                entered.append("unwound")
+        yield "clients"
+
+    @aws.handler(lifespan=clients, margin=0.1)
+    async def f(event: Any, context: Any, resources: str) -> Any:
+        return resources
+
+    with pytest.raises(DeadlineExceeded):
+        f({}, FakeContext(0.3))
+    assert f({}, FakeContext(3.0)) == "clients"
+    assert entered == ["begun", "unwound", "begun"]
+
+
 async def test_the_report_looks_into_a_lifespan(virtual_clock: VirtualClock) -> None:
     """A cold start that hangs is told by where it hangs."""
 

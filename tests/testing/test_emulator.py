@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deadline.testing import Emulator, Invocation
+from deadline.testing import Emulator, FunctionError, Invocation
 
 pytest.importorskip("awslambdaric")
 pytestmark = pytest.mark.slow
@@ -466,6 +466,94 @@ def test_a_process_that_is_quicker_than_we_are_is_answered(run: Run, monkeypatch
 
     monkeypatch.setattr("deadline.testing._environment.subprocess.Popen", Slow)
     assert run("echo").invoke("hello").response == "hello"
+
+
+# SnapStart
+
+HOOKS = """
+import os, time
+from snapshot_restore_py import register_after_restore, register_before_snapshot
+
+happened = [("import", time.time())]
+note = lambda name: happened.append((name, time.time()))
+for number in (1, 2):
+    register_before_snapshot(note, f"before {number}")
+    register_after_restore(note, f"after {number}")
+
+def fail(*_):
+    raise LookupError("gone")
+
+if "BEFORE" in os.environ:
+    register_before_snapshot(fail)
+if "AFTER" in os.environ:
+    register_after_restore(fail)
+if "HANG" in os.environ:
+    register_after_restore(time.sleep, 60)
+
+def tells(event, context):
+    if event == "die":
+        os.kill(os.getpid(), 9)
+    return {"happened": happened, "pid": os.getpid(), "kind": os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"],
+            "log": context.log_group_name, "left": context.get_remaining_time_in_millis()}
+"""
+
+
+@pytest.fixture
+def snapped(tmp_path: Path, emulator: Run) -> Callable[..., Emulator]:
+    """Run a function with hooks; the environment says which of them fail."""
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    return lambda **env: emulator("hooks.tells", path=tmp_path, timeout=AMPLE, env=env, snap_start=True)
+
+
+def test_hooks_run_around_the_snapshot(snapped: Callable[..., Emulator]) -> None:
+    """In the runtime's order, with the process frozen between, outside of the invocation's time."""
+    function = snapped()
+    first = function.invoke(freeze=0.5)
+    names, instants = zip(*first.response["happened"], strict=True)
+    assert names == ("import", "before 2", "before 1", "after 1", "after 2")
+    assert instants[3] - instants[2] >= 0.5
+    assert first.response["kind"] == "snap-start"
+    assert first.response["log"] is None
+    assert first.response["left"] > (AMPLE - 0.4) * 1000
+    assert first.init_duration is not None
+    assert first.restore_duration is not None
+    kinds = [line.split()[0] for line in first.log.splitlines()]
+    assert kinds == ["INIT_START", "INIT_REPORT", "RESTORE_START", "RESTORE_REPORT", "START", "END", "REPORT"]
+    warm = function.invoke()
+    assert (warm.response["pid"], warm.restore_duration) == (first.response["pid"], None)
+
+
+def test_a_killed_environment_is_initialised_and_restored_anew(snapped: Callable[..., Emulator]) -> None:
+    """No snapshot was taken, so that it cannot be restored twice; it is all outside of the invocation."""
+    function = snapped()
+    first = function.invoke()
+    assert function.invoke("die").error == FunctionError.exited(
+        function.log.split("START RequestId: ")[2][:36], -9
+    )
+    again = function.invoke()
+    assert again.response["pid"] != first.response["pid"]
+    assert len(again.response["happened"]) == 5
+    assert again.restore_duration is not None
+
+
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
+def test_a_hook_that_fails_is_the_callers_error(snapped: Callable[..., Emulator], when: str) -> None:
+    """The environment never serves."""
+    result = snapped(**{when: "1"}).invoke()
+    assert result.error is not None
+    assert (result.error.type, result.error.message) == ("LookupError", "gone")
+    assert result.restore_duration is None
+
+
+def test_hooks_that_take_too_long_fail_the_restore(
+    snapped: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lambda gives them ten seconds."""
+    monkeypatch.setattr("deadline.testing._emulator.RESTORING", 0.5)
+    result = snapped(HANG="1").invoke()
+    assert result.error is not None
+    assert result.error.type == "SnapStartTimeoutException"
+    assert result.duration < 5.0
 
 
 # The end

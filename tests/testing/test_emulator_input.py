@@ -80,6 +80,29 @@ def test_an_option_that_makes_no_sense_is_refused(
         Emulator("function.f", path=code, **option)
 
 
+def test_a_snapshot_is_of_one_worker(code: Path) -> None:
+    """As Lambda has it."""
+    with pytest.raises(ValueError, match="snap_start is for workers=1"):
+        Emulator("function.f", path=code, snap_start=True, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "seconds"),
+    [
+        ({}, 10.0),
+        ({"timeout": 300}, 10.0),
+        ({"snap_start": True}, 130.0),
+        ({"snap_start": True, "timeout": 300}, 300.0),
+        ({"workers": 2}, 130.0),
+        ({"snap_start": True, "init_timeout": 2}, 2.0),
+    ],
+    ids=str,
+)
+def test_the_init_phase_has_lambdas_own_limit(code: Path, option: dict[str, Any], seconds: float) -> None:
+    """Ten seconds are on-demand functions' alone; the function's timeout counts where it is longer."""
+    assert Emulator("function.f", path=code, **option)._init_timeout == seconds
+
+
 def test_an_event_that_is_no_json_is_refused(code: Path) -> None:
     """So is a client context, and a freeze where nothing freezes; no process is started for them."""
     with Emulator("function.f", path=code, workers=2) as function:
@@ -111,6 +134,7 @@ def test_elsewhere_than_on_linux_it_says_so(code: Path, monkeypatch: pytest.Monk
 
 
 MEMORY = "\tMemory Size: 128 MB\tMax Memory Used: 40 MB"
+RESTORED = "Restore Duration: 5.10 ms\tBilled Restore Duration: 6 ms"
 REPORT: dict[str, Any] = {
     "duration": 0.0121,
     "init_duration": None,
@@ -131,6 +155,10 @@ REPORT: dict[str, Any] = {
         (
             {"duration": 3.0, "error": FunctionError.timed_out("id", 3)},
             "Duration: 3000.00 ms\tBilled Duration: 3000 ms" + MEMORY + "\tStatus: timeout",
+        ),
+        (
+            {"restore_duration": 0.0051},
+            f"Duration: 12.10 ms\tBilled Duration: 13 ms{MEMORY}\t{RESTORED}",
         ),
         (
             {"error": FunctionError("KeyError", "x")},

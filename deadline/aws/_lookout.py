@@ -24,7 +24,7 @@ class Watched(Protocol):
         """Look at it; return when to look again, on the loop's clock; `inf` for never."""
 
 
-class Watch:
+class Lookout:
     """What is looked at on a loop, and when."""
 
     __slots__ = ("_at", "_loop", "_rings_at", "_timer")
@@ -60,11 +60,11 @@ class Watch:
         self._set(min(self._at.values(), default=math.inf))
 
 
-def watch_of(loop: asyncio.AbstractEventLoop) -> Watch:
-    """The one watch of `loop`, kept on it as its clock is; a loop without room for it gets one a time."""
-    watch: Watch | None = getattr(loop, "_deadline_watch", None)
-    if watch is None:
-        watch = Watch(loop)
+def lookout_of(loop: asyncio.AbstractEventLoop) -> Lookout:
+    """The one lookout of `loop`, kept on it as its clock is; a loop without room for it gets one a time."""
+    lookout: Lookout | None = getattr(loop, "_deadline_lookout", None)
+    if lookout is None:
+        lookout = Lookout(loop)
         with contextlib.suppress(AttributeError):
-            loop._deadline_watch = watch  # type: ignore[attr-defined]  # noqa: SLF001
-    return watch
+            loop._deadline_lookout = lookout  # type: ignore[attr-defined]  # noqa: SLF001
+    return lookout
