@@ -256,6 +256,20 @@ def hard_end(source: Checked, clock: Clock | PlainClock, now: float) -> float:
     return _anchored(source, clock, now + _context_seconds(source))
 
 
+def seconds_left(source: Source) -> float:
+    """Seconds until a source ends, for whoever has no deadline of it and needs none.
+
+    Raises:
+        TypeError, ValueError: It is no source.
+    """
+    known = checked(source)
+    if isinstance(known, Instant):
+        return math.inf  # on a loop's clock, which nobody knows here
+    if isinstance(known, float):
+        return known
+    return known.timestamp - time.time() if isinstance(known, Moment) else _context_seconds(known)
+
+
 def _context_seconds(context: LambdaContext) -> float:
     """What a context says is left.
 

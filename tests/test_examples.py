@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import socketserver
 import subprocess
 import sys
@@ -92,6 +93,24 @@ def test_hello_is_killed_or_answers(function: str, code: int, last: str) -> None
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.splitlines()[-1] == last
     assert ("aws.exceeded" in done.stdout and "hello.py:" in done.stdout) == (function == "handler")
+
+
+def test_the_last_words_are_told_by_the_next() -> None:
+    """Under the local Lambda one is killed without a word, and the next one tells of it."""
+    pytest.importorskip("awslambdaric")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "last_words.py"],
+        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    first, second = done.stdout.strip().split("\n\n")
+    (request_id,) = re.findall(r"START RequestId: (\S+)", first)
+    assert "signal: killed" in first
+    assert f"aws.died function='last_words' request_id='{request_id}' step='resize'" in second
+    assert "at_timeout=False" in second
 
 
 class Mailbox(socketserver.StreamRequestHandler):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from deadline._events import logger
@@ -12,6 +14,7 @@ from deadline._source import ANSWER_MARGIN, DefaultMargin, seconds
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from deadline.aws._breadcrumb import Breadcrumb
     from deadline.aws._resume import Resume
 
 
@@ -84,3 +87,22 @@ def check_lifespan(lifespan: Any) -> None:
         f"lifespan: expected a function that gives an async context manager, got {lifespan!r}; put "
         "@contextlib.asynccontextmanager above an `async def` with one `yield`, and pass the function itself"
     )
+
+
+def breadcrumb_of(name: str, asked: object, *, helper: bool) -> Breadcrumb | None:
+    """What arms the process's record; whoever has no use for it loads nothing."""
+    if asked is not None and not isinstance(asked, bool) and asked != "event":
+        raise TypeError(f'breadcrumb: expected True, False or "event", got {asked!r}')
+    if not helper and (asked is False or (asked is None and "AWS_LAMBDA_RUNTIME_API" not in os.environ)):
+        return None
+    if sys.platform != "linux":
+        if asked:
+            logger.warning("breadcrumb= does nothing for %s: it needs Linux, this is %s", name, sys.platform)
+        return None
+    try:
+        from deadline.aws._breadcrumb import Breadcrumb  # noqa: PLC0415
+    except ImportError as error:  # a Python that was built without ctypes
+        logger.debug("no breadcrumb: %r", error)
+        return None
+    file = "AWS_LAMBDA_RUNTIME_API" in os.environ if asked is None else bool(asked)
+    return Breadcrumb(name, file=file, event=asked == "event")

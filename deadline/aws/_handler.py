@@ -20,6 +20,7 @@ from deadline._scope import check_name_and_error
 from deadline._source import DefaultMargin, checked_margin
 from deadline._travel import received
 from deadline.aws._arguments import (
+    breadcrumb_of,
     check_function,
     check_lifespan,
     checked_limit,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
+    from deadline.aws._breadcrumb import Breadcrumb
     from deadline.aws._lambda_function import (
         Context_contra,
         Decorator,
@@ -80,6 +82,7 @@ class Plan:
     caller_limit: float | Literal["auto"] | None = "auto"
     notifier: Notifier | None = None
     resume: Resume[Any] | None = None
+    breadcrumb: Breadcrumb | None = None
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Any] | None = None
     warned: bool = False
@@ -239,6 +242,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
 ) -> Decorator[()]: ...
 
@@ -258,6 +262,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
 ) -> Decorator[Resources]: ...
 
@@ -278,6 +283,7 @@ def handler(
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
 ) -> Any:
     """Make an `async def f(event, context)` a plain function that Lambda can call, or guard a plain one.
@@ -329,6 +335,9 @@ def handler(
         notice_errors: Whether errors that nobody handled are told, too.
         redact: A function that takes the message and returns what of it may leave.
         helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
+        breadcrumb: Keep a file in the temporary folder, from which the next cold start tells which request a
+            process has died in, and where. `"event"`: with the request's event, for the notice.
+            Default: in Lambda. Linux.
         resume: An `aws.Resume`: when the time is up and there is a checkpoint, that goes on, and
             `on_exceeded` is not asked.
 
@@ -364,6 +373,8 @@ def handler(
             plan.notifier = notifier(
                 notice, redact, plan.name, on_error=notice_errors, helper=helper, plain=plain
             )
+        if not _scope.DISABLED:
+            plan.breadcrumb = breadcrumb_of(plan.name, breadcrumb, helper=helper)
         plan.eager = eager
         if _initialises_here():
             plan.initialise()
@@ -383,6 +394,8 @@ def _lambda_function(plan: Plan) -> Any:
         from deadline.aws._last_resort import with_last_resort  # noqa: PLC0415  # elsewhere Lambda kills
 
         call = with_last_resort(plan.call, plan.name, plan.notifier)
+    if plan.breadcrumb is not None:
+        call = functools.partial(plan.breadcrumb.run, call)
 
     @functools.wraps(plan.function)
     def function(event: Any, context: Any) -> Any:

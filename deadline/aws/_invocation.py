@@ -111,6 +111,7 @@ class Invocation:
         sys.set_asyncgen_hooks(firstiter=self._begins(hooks.firstiter))
         if self._plan.interrupt:
             self._guard.open()
+        deaths = self._tell_of_deaths()
         try:
             outcome = await self._work(self._body(), self._answers_at)
             if outcome is None and self._goes_on():
@@ -127,6 +128,7 @@ class Invocation:
         finally:
             sys.set_asyncgen_hooks(*hooks)
             try:
+                await self._told_of_deaths(deaths)
                 self._protect()
                 await self._drain()
             finally:
@@ -322,6 +324,26 @@ class Invocation:
             left = max(0.0, until - asyncio.get_running_loop().time())
             self._guard.protect(left)  # the first one loads the SDK, which blocks
             await asyncio.wait([telling], timeout=left + min(DRAINING, (self._deadline.hard - until) / 2))
+
+    def _tell_of_deaths(self) -> asyncio.Task[None] | None:
+        """Send the notices of what died before, beside the first invocation of this process."""
+        breadcrumb, notifier, outside = self._plan.breadcrumb, self._plan.notifier, self._plan.outside
+        deaths = breadcrumb.untold() if breadcrumb is not None else []
+        if notifier is None or not deaths:
+            return None
+
+        async def tell() -> None:
+            for death in deaths:
+                await notifier.deliver(death, math.inf, outside)
+
+        return asyncio.get_running_loop().create_task(tell(), name="notice", context=self._outer.copy())
+
+    async def _told_of_deaths(self, telling: asyncio.Task[None] | None) -> None:
+        """Wait for these, for as long as an error's notice may take, and end them."""
+        if telling is not None:
+            await self._told(telling, self._telling())
+            if telling.cancel():
+                await asyncio.wait([telling], timeout=self._draining())
 
     # --- tasks --------------------------------------------------------------------------------------------
 

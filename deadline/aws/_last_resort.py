@@ -19,7 +19,6 @@ nowhere else, and given back at the end of each invocation.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import faulthandler
 import logging
@@ -33,9 +32,7 @@ import types
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from deadline._events import emit, logger
-from deadline._scope import current
-from deadline._sighting import context_of
-from deadline.aws._environment import environment
+from deadline.aws._armed import armed, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,11 +134,9 @@ def _stack(request: str) -> str:
 
 
 def _step() -> str | None:
-    """The innermost step that is going on."""
-    tasks = asyncio.all_tasks(environment().loop)
-    deadlines = {context_of(task).copy().run(current) for task in tasks} - {None}
-    steps = [step for dl in deadlines if dl for step in dl.record().steps if step.status == "running"]
-    return max(steps, key=lambda step: step.started).name if steps else None
+    """The innermost step that is going on, from the record that breadcrumbs are made of."""
+    trace = read(armed().memory)
+    return trace.step if trace is not None and trace.status == "running" else None
 
 
 _last_resort = LastResort()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from deadline._events import emit, logger
 from deadline._margin import helper_acts_at
 from deadline._scope import deadline
+from deadline.aws._armed import identity, note_told
 from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._helper import Helper
 from deadline.aws._kept_client import KeptClient
@@ -96,6 +97,29 @@ class Notifier:
         limit = self._target.limit if isinstance(self._target, Notice) else MEGABYTE
         return sealed(message, self._redact, limit, failed)
 
+    async def deliver(self, message: dict[str, Any], until: float, outside: contextvars.Context) -> bool:
+        """Send a message from the running loop, and tell how that went; never raises an error.
+
+        Args:
+            message: What to send.
+            until: When to give up, on the loop's clock.
+            outside: What a client is opened in.
+
+        Returns:
+            Whether it was sent.
+        """
+        of = {"function": message["function"], "request_id": message["request_id"]}
+        try:
+            async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
+                await self.send(message, outside)
+        except BaseException as failure:
+            emit("aws.notice_failed", logging.WARNING, **of, error=repr(failure))
+            if not isinstance(failure, Exception):
+                raise
+            return False
+        emit("aws.notice_sent", logging.INFO, **of, reason=message["reason"], sent_by="handler")
+        return True
+
 
 class Word:
     """The one notice of an invocation."""
@@ -104,9 +128,7 @@ class Word:
         self._notifier = notifier
         # Lambda calls from outside of a loop. A test's `invoke` does not, and forks nothing.
         self._helper = notifier.helper if asyncio._get_running_loop() is None else None  # noqa: SLF001
-        self._name = getattr(context, "function_name", None) or name
-        self._version = getattr(context, "function_version", None)
-        self._request_id = getattr(context, "aws_request_id", None)
+        self._request_id, self._name, self._version = identity(name, context)
         self._event = event
         self._soft = math.inf  # as the helper knows it
         self._begun = False
@@ -116,8 +138,7 @@ class Word:
         """Have the helper send it, unless it is told otherwise, when its share of the margin has come."""
         if self._helper is not None:
             self._soft = dl.soft
-            invocation = self._request_id, self._name, self._version, self._event
-            self._helper.arm(invocation, self._acts_in(dl))
+            self._helper.arm(self._event, self._acts_in(dl))
 
     def postpone(self, dl: Deadline) -> None:
         """Tell the helper if the deadline has moved: a critical section holds it."""
@@ -144,16 +165,9 @@ class Word:
         if self._helper is not None and not self._helper.stand_down():
             return
         what = self._message(error, expired=expired)
-        try:
-            async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
-                self._begun = True
-                await self._notifier.send(what, outside)
-        except BaseException as failure:
-            self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
-            if not isinstance(failure, Exception):
-                raise
-        else:
-            self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
+        self._begun = True
+        if await self._notifier.deliver(what, until, outside):
+            note_told()
 
     def _message(self, error: BaseException, *, expired: bool) -> dict[str, Any]:
         what = message(self._request_id, self._name, self._version, self._event)

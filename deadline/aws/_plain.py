@@ -100,6 +100,14 @@ class PlainInvocation:
 
     def run(self) -> Outcome:
         """Run it to its answer, or to what the body or the mitigation raised."""
+        deaths = self._tell_of_deaths()
+        try:
+            return self._run()
+        finally:
+            if deaths is not None:
+                deaths.is_over(errors_told_until(self._deadline, self._deadline.now()))
+
+    def _run(self) -> Outcome:
         outcome = self._work(self._deadline, self._body)
         exceeded = ends_invocation(self._deadline, outcome.error)
         if exceeded is not None:
@@ -110,6 +118,12 @@ class PlainInvocation:
             if telling is not None:
                 self._word.end(telling, until, expired=False)
         return outcome
+
+    def _tell_of_deaths(self) -> Errand | None:
+        """Send the notices of what died before, beside the first invocation of this process."""
+        breadcrumb, notifier = self._plan.breadcrumb, self._plan.notifier
+        deaths = breadcrumb.untold() if breadcrumb is not None else []
+        return notifier.begin(deaths, self._plan.outside) if notifier is not None and deaths else None  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Have no helper process act for it any more; wait for one that does, until it is time to answer."""

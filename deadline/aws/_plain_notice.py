@@ -7,6 +7,7 @@ nothing but its own timeouts (`_blocking_client`) can end it, and it begins no f
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from deadline._errors import DeadlineExceeded
 from deadline._events import emit
 from deadline._scope import Deadline
 from deadline._source import Instant
+from deadline.aws._armed import note_told
 from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._kept_client import WARMING_UP
 from deadline.aws._notice import Notice
@@ -92,6 +94,25 @@ class PlainNotifier(Notifier):
             assert isinstance(self._target, Notice)
             emit("aws.warm_up_failed", logging.WARNING, endpoint=self._target.service, error=repr(failed))
 
+    def begin(self, messages: list[dict[str, Any]], outside: contextvars.Context) -> Errand | None:
+        """Begin to send messages, one after the other, and tell how that goes; never raises an error."""
+
+        def deliver() -> None:
+            for message in messages:
+                of = {"function": message["function"], "request_id": message["request_id"]}
+                try:
+                    self.send_now(message)
+                except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
+                    emit("aws.notice_failed", logging.WARNING, **of, error=repr(error))
+                else:
+                    emit("aws.notice_sent", logging.INFO, **of, reason=message["reason"], sent_by="handler")
+
+        try:
+            return Errand(deliver, math.inf, outside)
+        except RuntimeError as error:  # no thread can be started
+            emit("aws.notice_failed", logging.WARNING, error=repr(error))
+            return None
+
     def send_now(self, message: dict[str, Any]) -> None:
         """Send a message, and wait for the answer.
 
@@ -139,3 +160,4 @@ class PlainWord(Word):
         else:
             reason = "deadline_exceeded" if expired else "error"
             self._tell("aws.notice_sent", logging.INFO, reason=reason, sent_by="handler")
+            note_told()

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from deadline import aws
+from deadline.aws._armed import armed
 from deadline.aws._helper import Helper
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def children() -> list[int]:
 def stand_by() -> None:
     """Be a main process that has armed its helper, and waits to be killed."""
     helper = Helper(aws.Notice.to(os.environ["DEADLINE_NOTICE"]), None)
-    helper.arm(("main", "f", None, {}), float(sys.argv[2]))
+    armed().arm(("main", "f", None))
+    helper.arm({}, float(sys.argv[2]))
     print(*children(), flush=True)  # noqa: T201
     sys.stdin.read()
 
@@ -85,13 +87,15 @@ def stand_by() -> None:
 def fork() -> None:
     """Fork between arming and disarming; both go on, and neither is disturbed by the other."""
     helper = Helper(aws.Notice.to(os.environ["DEADLINE_NOTICE"]), None)
-    helper.arm(("main", "f", None, {}), 2.0)
+    armed().arm(("main", "f", None))
+    helper.arm({}, 2.0)
     forked = os.fork()
     if forked == 0:
         assert helper.stand_down()  # nothing that is its own is armed
         helper.postpone(60.0)
         assert children() == []
-        helper.arm(("fork", "f", None, {}), 0.5)
+        armed().arm(("fork", "f", None))
+        helper.arm({}, 0.5)
     time.sleep(3.0)
     assert not helper.stand_down()
     assert helper.has_sent(5.0)

@@ -68,7 +68,7 @@ PLAIN_MATRIX: Final = {
     "asyncio.run, which blocks": INTERRUPTED,
     "asyncio.run, which swallows cancellations": INTERRUPTED,
     "asyncio.run, which waits for a thread": INTERRUPTED,
-    "a busy loop in except BaseException: pass": TOLD,
+    "a busy loop in except BaseException: pass": INTERRUPTED,
     "a C loop that holds the GIL": TOLD,
     "pbkdf2_hmac": TOLD,
 }
