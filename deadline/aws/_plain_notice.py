@@ -80,11 +80,11 @@ class PlainNotifier(Notifier):
         """Open the client, in Lambda's init phase."""
         if self._blocking is None:
             return
-        until = time.monotonic() + WARMING_UP
         failed: BaseException | None = None
         try:
             self._blocking.open()
             self._blocking.check()
+            until = time.monotonic() + WARMING_UP
             connecting = Errand(self._blocking.connect, until, outside)
             if connecting.is_over(until):
                 failed = connecting.error

@@ -316,7 +316,7 @@ def test_a_shorter_deadline_inside_is_an_error_like_any_other() -> None:
 
     function: Any = aws.handler(margin=0.1)(lambda event, context: asyncio.run(work(event or context)))
     function.on_exceeded(lambda exceeded, event, context: "mitigated")
-    assert isinstance(called(function, 0.15), DeadlineExceeded)
+    assert isinstance(called(function, 0.15, 1.0), DeadlineExceeded)
     assert called(function) == "mitigated"
 
 
