@@ -9,7 +9,7 @@ import itertools
 import random
 from typing import TYPE_CHECKING, Any, Final
 
-from _goodput_model import INVOCATIONS, Column, Place
+from _goodput_model import INVOCATIONS, Column
 from _goodput_simulator import LOADS, Cell
 from _goodput_stub import DEAD, GOOD
 from aiobotocore.config import AioConfig
@@ -75,7 +75,6 @@ async def played(
     load: Load,
     process: int,
     *,
-    seed: int,
     draw: int,
     port: int,
     write: bool = False,
@@ -84,14 +83,13 @@ async def played(
     cell, beside, number = Cell(LOADS[load][0]), 0, next(_numbers)
     for invocation in range(-INVOCATIONS if process % 2 else 0, INVOCATIONS):
         run = f"{number}.{invocation}"
-        place = Place(process, invocation, 0)
-        first = column.first_address(seed, place)
+        first = column.first_address(process, invocation)
         pair = (DEAD, GOOD) if first else (GOOD, DEAD)
         addresses = pair if column.dead_address and invocation >= 0 else (GOOD,)
         config = AioConfig(
             max_pool_connections=64, connector_args={"resolver": _Addresses(addresses)}, **CLIENTS[policy]
         )
-        key = f"{run}|{column.name}|{draw}|{seed}|{process}|{invocation}"
+        key = f"{run}|{column.name}|{draw}|{process}|{invocation}"
         async with _session(policy).create_client(
             "dynamodb",
             region_name="eu-west-1",
@@ -101,7 +99,7 @@ async def played(
             verify=False,
             config=config,
         ) as client:
-            random.seed(f"backoff {seed} {process} {invocation}")
+            random.seed(f"backoff {process} {invocation}")
             seconds = await _invocation(client, policy, load, key, write=write)
         requests, twice = await _counted(port, run)
         if invocation >= 0:
