@@ -22,7 +22,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from _goodput_clients import CLIENTS, played
+from _goodput_clients import CLIENTS, paced, played, warm_up
 from _goodput_model import COLUMNS, DRAWN, HEALTHY, HEAVY, INVOCATIONS, REPORTED, TUNING, Column, drawn
 from _goodput_simulator import HEDGED, LOADS, POLICIES, Cell, Figures, Load, simulated
 from _goodput_stub import served
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 OURS, OURS_HEDGED = "deadline", "deadline, hedged"
 SDK: Final = "SDK default, promise race"
-LANES: Final = {"5 in a row": 12, "20 at once": 4}
-"""Processes played at once, for real: more would compete for the processor."""
+PACES: Final[dict[Load, float]] = {"5 in a row": 0.05, "20 at once": 0.1}
+"""Seconds between the starts of two runs played for real, a few times what they take of the processor."""
+
+LANES: Final = 24
+"""Processes played at once, for real."""
 
 SHORT: Final = ("10 % hang",)
 """The columns played for real in the short run."""
@@ -79,39 +82,42 @@ def _simulated(columns: Sequence[Column], processes: Sequence[int]) -> Cells:
     return figures
 
 
-async def _real(
-    columns: Sequence[Column], processes: Sequence[int], draw: int, port: int
+async def _played(
+    load: Load, columns: Sequence[Column], processes: Sequence[int], draw: int, port: int
 ) -> tuple[Cells, int]:
-    """The cells, and how many writes were sent beside another of the same call."""
+    """The cells of one load, and how many writes were sent beside another of the same call."""
+    lane, turn = asyncio.Semaphore(LANES), paced(PACES[load])
     figures: dict[tuple[str, str, str], Figures] = {}
     twice = 0
-    for load in get_args(Load):
-        lane = asyncio.Semaphore(LANES[load])
 
-        async def play(
-            column: Column,
-            policy: str,
-            process: int,
-            *,
-            write: bool = False,
-            load: Load = load,
-            lane: asyncio.Semaphore = lane,
-        ) -> tuple[Cell, int]:
-            async with lane:
-                return await played(policy, column, load, process, draw=draw, port=port, write=write)
+    async def play(column: Column, policy: str, process: int, *, write: bool = False) -> tuple[Cell, int]:
+        async with lane:
+            return await played(policy, column, load, process, draw=draw, port=port, turn=turn, write=write)
 
-        for column in columns:
-            jobs = list(product(CLIENTS, processes))
-            answers = await asyncio.gather(*(play(column, *job) for job in jobs))
-            for policy in CLIENTS:
-                whole = Cell(LOADS[load][0])
-                for (whose, _), (cell, _) in zip(jobs, answers, strict=True):
-                    if whose == policy:
-                        whole.take(cell)
-                figures[load, column.name, policy] = whole.figures
-            twice += (await play(column, OURS_HEDGED, processes[0], write=True))[1]
-            print(f"{load}, {column.name}: played", file=sys.stderr, flush=True)
+    await warm_up()
+    for column in columns:
+        cells = {policy: Cell(LOADS[load][0]) for policy in CLIENTS}
+        jobs = list(product(CLIENTS, processes))
+        answers = await asyncio.gather(*(play(column, *job) for job in jobs))
+        for (policy, _), (cell, _) in zip(jobs, answers, strict=True):
+            cells[policy].take(cell)
+        figures |= {(load, column.name, policy): cell.figures for policy, cell in cells.items()}
+        twice += (await play(column, OURS_HEDGED, processes[0], write=True))[1]
+        print(f"{load}, {column.name}: played", file=sys.stderr, flush=True)
     return figures, twice
+
+
+def _play(load: Load, columns: Sequence[Column], processes: Sequence[int], draw: int) -> tuple[Cells, int]:
+    with served() as port:
+        return asyncio.run(_played(load, columns, processes, draw, port))
+
+
+def _real(columns: Sequence[Column], processes: Sequence[int], draw: int) -> tuple[Cells, int]:
+    """The same for both loads: each is played by a process of its own, against a stub of its own."""
+    with ProcessPoolExecutor(len(LOADS)) as pool:
+        parts = [pool.submit(_play, load, columns, processes, draw) for load in get_args(Load)]
+        figures, twice = zip(*(part.result() for part in parts), strict=True)
+    return {key: value for cells in figures for key, value in cells.items()}, sum(twice)
 
 
 def _tables(cells: Cells, how: str) -> list[Table]:
@@ -260,26 +266,28 @@ def main() -> None:
     options = parser.parse_args()
     full = options.runs > SHORT_RUNS or options.real > SHORT_REAL
     result = Result("goodput_full" if full else "goodput", "%", ("aiobotocore", "botocore", "aiohttp"))
-    data = result.data = {} if options.runs and options.real else _kept(result.name)
-    if options.draw is not None or options.runs:
-        data["draw"] = seed_of_commit() if options.draw is None else options.draw
-    columns = [*COLUMNS, HEAVY, drawn(data.setdefault("draw", seed_of_commit()))]
+    draw = options.draw
+    if draw is None:
+        draw = seed_of_commit() if options.runs else _kept(result.name).get("draw", seed_of_commit())
+    columns = [*COLUMNS, HEAVY, drawn(draw)]
     if options.tuning:
         simulation = _simulated(columns[:-1], TUNING[: -(-options.runs // INVOCATIONS)])
         print(*_tables(simulation, "simulated"), *_criteria(simulation), sep="\n")
         return
+    new: dict[str, Any] = {"draw": draw}
     if options.runs:
-        data["simulated"] = _packed(_simulated(columns, REPORTED[: -(-options.runs // INVOCATIONS)]))
+        new["simulated"] = _packed(_simulated(columns, REPORTED[: -(-options.runs // INVOCATIONS)]))
     if options.real:
         chosen = columns if full else [column for column in columns if column.name in SHORT]
-        with served() as port:
-            processes = REPORTED[: -(-options.real // INVOCATIONS)]
-            real, data["twice"] = asyncio.run(_real(chosen, processes, data["draw"], port))
-        data["real"] = _packed(real)
+        processes = REPORTED[: -(-options.real // INVOCATIONS)]
+        real, new["twice"] = _real(chosen, processes, draw)
+        new["real"] = _packed(real)
+    kept = _kept(result.name)  # not before: the other part may have been played meanwhile
+    data = result.data = {**kept, **new} if kept.get("draw") == draw else new
     simulation = _unpacked(data.get("simulated", {}))
     _report(result, simulation, _unpacked(data.get("real", {})))
 
-    def draw(axes: Any) -> None:
+    def picture(axes: Any) -> None:
         for axis, load in zip(axes, get_args(Load), strict=True):
             for at, policy in enumerate(POLICIES):
                 values = [
@@ -291,7 +299,7 @@ def main() -> None:
             axis.set_yticks(range(len(POLICIES)), POLICIES)
             axis.set(title=f"{load}: each column's success", xlabel="% of runs")
 
-    result.publish(draw, panels=2)
+    result.publish(picture, panels=2)
 
 
 if __name__ == "__main__":
