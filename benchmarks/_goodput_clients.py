@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import itertools
 import random
 from typing import TYPE_CHECKING, Any, Final
 
-from _goodput_model import INVOCATIONS, Column, Place
+from _goodput_model import INVOCATIONS, Column
 from _goodput_simulator import LOADS, Cell
 from _goodput_stub import DEAD, GOOD
 from aiobotocore.config import AioConfig
@@ -20,6 +21,8 @@ from botocore.loaders import create_loader
 from deadline import aws, deadline
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from _goodput_simulator import Load
 
 _MODELS: Final = create_loader()
@@ -69,39 +72,70 @@ def _session(policy: str) -> Any:
     return aws.install(session, hedge="hedged" in policy) if policy.startswith("deadline") else session
 
 
+def _client(policy: str, url: str, addresses: tuple[str, ...]) -> Any:
+    return _session(policy).create_client(
+        "dynamodb",
+        region_name="eu-west-1",
+        endpoint_url=url,
+        aws_access_key_id="benchmark",
+        aws_secret_access_key="benchmark",  # noqa: S106  # nobody checks it
+        verify=False,
+        config=AioConfig(
+            max_pool_connections=64, connector_args={"resolver": _Addresses(addresses)}, **CLIENTS[policy]
+        ),
+    )
+
+
+async def warm_up() -> None:
+    """Make a client of each policy: the first one reads the SDK's models, for which nobody waits later on."""
+    for policy in CLIENTS:
+        async with _client(policy, "http://warm-up.goodput.test", ()):
+            pass
+    gc.collect()
+    gc.freeze()  # what the SDK has loaded is a lot to look through, again and again
+
+
+def paced(seconds: float) -> Callable[[], Awaitable[None]]:
+    """Turns that are so far apart."""
+    following = 0.0
+
+    async def turn() -> None:
+        nonlocal following
+        now = asyncio.get_running_loop().time()
+        mine = max(now, following)
+        following = mine + seconds
+        await asyncio.sleep(mine - now)
+
+    return turn
+
+
 async def played(
     policy: str,
     column: Column,
     load: Load,
     process: int,
     *,
-    seed: int,
     draw: int,
     port: int,
+    turn: Callable[[], Awaitable[None]] | None = None,
     write: bool = False,
 ) -> tuple[Cell, int]:
-    """One process: its runs, and how many requests went out beside another one of the same call."""
+    """One process: its runs, and how many requests went out beside another one of the same call.
+
+    Each run waits for its turn.
+    """
     cell, beside, number = Cell(LOADS[load][0]), 0, next(_numbers)
-    for invocation in range(-INVOCATIONS if process % 2 else 0, INVOCATIONS):
+    learns = policy.startswith("deadline")
+    for invocation in range(-INVOCATIONS if learns and process % 2 else 0, INVOCATIONS):
+        if turn is not None:
+            await turn()
         run = f"{number}.{invocation}"
-        place = Place(process, invocation, 0)
-        first = column.first_address(seed, place)
+        first = column.first_address(process, invocation)
         pair = (DEAD, GOOD) if first else (GOOD, DEAD)
         addresses = pair if column.dead_address and invocation >= 0 else (GOOD,)
-        config = AioConfig(
-            max_pool_connections=64, connector_args={"resolver": _Addresses(addresses)}, **CLIENTS[policy]
-        )
-        key = f"{run}|{column.name}|{draw}|{seed}|{process}|{invocation}"
-        async with _session(policy).create_client(
-            "dynamodb",
-            region_name="eu-west-1",
-            endpoint_url=f"http://process-{number}.goodput.test:{port}",
-            aws_access_key_id="benchmark",
-            aws_secret_access_key="benchmark",  # noqa: S106  # nobody checks it
-            verify=False,
-            config=config,
-        ) as client:
-            random.seed(f"backoff {seed} {process} {invocation}")
+        key = f"{run}|{column.name}|{draw}|{process}|{invocation}"
+        async with _client(policy, f"http://process-{number}.goodput.test:{port}", addresses) as client:
+            random.seed(f"backoff {process} {invocation}")
             seconds = await _invocation(client, policy, load, key, write=write)
         requests, twice = await _counted(port, run)
         if invocation >= 0:

@@ -2,12 +2,13 @@
 
 A *process* is a warm execution environment: it keeps what it has learnt over `INVOCATIONS` invocations. Every
 other one has served `INVOCATIONS` healthy ones before, which do not count; the rest meet the fault cold.
-The fate of a request follows from the seed, its process, invocation, call and attempt, so that every policy
-meets the same ones, and the simulator the same as the real clients.
+The fate of a request follows from the number of its process, its invocation, call and attempt, so that every
+policy meets the same ones, and the simulator the same as the real clients.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from dataclasses import dataclass, replace
@@ -20,6 +21,12 @@ REFUSAL: Final = 0.005
 
 PERIOD: Final = 1.0
 """Seconds from the start of a throttling burst to the next one's."""
+
+TUNING: Final = range(10_000)
+"""The processes with which the planner's constants were chosen. None of them is among those reported."""
+
+REPORTED: Final = range(1_000_000, 2_000_000)
+"""The processes that make up the tables, from the first one on."""
 
 
 class Kind(Enum):
@@ -47,6 +54,13 @@ class Place(NamedTuple):
     call: int
 
 
+@functools.lru_cache(maxsize=1 << 15)
+def _chance(place: Place, attempt: int) -> tuple[float, float]:
+    """A normal and a uniform number, the same for every policy and fault."""
+    chance = random.Random(f"{place.process} {place.invocation} {place.call} {attempt}")
+    return chance.gauss(0.0, 1.0), chance.random()
+
+
 @dataclass(frozen=True)
 class Column:
     """A fault: shares are of all requests, seconds of a healthy answer are log-normal."""
@@ -69,18 +83,17 @@ class Column:
     degraded: float = 1.0
     """How much slower the service is in the middle half of a process's invocations."""
 
-    def fate(self, seed: int, place: Place, attempt: int, since: float) -> Fate:
+    def fate(self, place: Place, attempt: int, since: float) -> Fate:
         """What becomes of an attempt (from 1) that is sent so many seconds after its invocation's start."""
-        chance = random.Random(f"{seed} {place.process} {place.invocation} {place.call} {attempt}")
-        seconds = self.median * math.exp(self.sigma * chance.gauss(0.0, 1.0))
-        drawn = chance.random()
+        deviation, drawn = _chance(place, attempt)
+        seconds = self.median * math.exp(self.sigma * deviation)
         if place.invocation < 0:
             return Fate(Kind.ANSWER, seconds)
-        if self.burst and (since + self._phase(seed, place)) % PERIOD < self.burst:
+        if self.burst and (since + PERIOD * _chance(place._replace(call=-1), 0)[1]) % PERIOD < self.burst:
             return Fate(Kind.THROTTLE, REFUSAL)
         if INVOCATIONS // 4 <= place.invocation < INVOCATIONS * 3 // 4:
             seconds *= self.degraded
-        if self.heavy and random.Random(f"{seed} {place}").random() < self.heavy:
+        if self.heavy and _chance(place, 0)[1] < self.heavy:
             seconds *= self.factor
         for share, fate in (
             (self.hang, Fate(Kind.SILENCE, math.inf)),
@@ -94,13 +107,9 @@ class Column:
         return Fate(Kind.ANSWER, seconds)
 
     @staticmethod
-    def _phase(seed: int, place: Place) -> float:
-        return PERIOD * random.Random(f"{seed} {place.process} {place.invocation}").random()
-
-    @staticmethod
-    def first_address(seed: int, place: Place) -> int:
+    def first_address(process: int, invocation: int) -> int:
         """To which of two addresses an invocation connects first; the second one is dead."""
-        return random.Random(f"address {seed} {place.process} {place.invocation}").randrange(2)
+        return round(_chance(Place(process, invocation, -2), 0)[1])
 
     def before(self) -> Column:
         """The service before the fault."""

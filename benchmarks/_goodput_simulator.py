@@ -8,19 +8,25 @@ import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from _goodput_model import INVOCATIONS, Column, Kind, Place
+from _goodput_model import INVOCATIONS, Column, Fate, Kind, Place
 from _harness import quantile
 
-from deadline.aws._attempts import Limits, attempt_limit, attempts_left, backoff, fits, hedge_after
+from deadline.aws._attempts import (
+    Limits,
+    attempt_limit,
+    attempts_left,
+    backoff,
+    first_look,
+    fits,
+    hedge_after,
+)
 from deadline.aws._hedging import Budget
 from deadline.aws._latency import Latency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from _goodput_model import Fate
+    from collections.abc import Callable, Generator, Iterable
 
     Call = Generator[float, None, bool]
     """One call: gives the instants at which it goes on, and whether it was answered."""
@@ -39,7 +45,6 @@ class World:
     """The network of one invocation."""
 
     column: Column
-    seed: int
     process: int
     invocation: int
     requests: int = 0
@@ -47,25 +52,24 @@ class World:
     _address: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._address = self.column.first_address(self.seed, Place(self.process, self.invocation, 0))
+        self._address = self.column.first_address(self.process, self.invocation)
 
     def send(self, call: int, attempt: int, now: float) -> Fate:
         """Send a request: what becomes of it, at which instant."""
         self.requests += 1
-        place = Place(self.process, self.invocation, call)
-        fate = self.column.fate(self.seed, place, attempt, now)
+        kind, seconds = self.column.fate(Place(self.process, self.invocation, call), attempt, now)
         if self.column.dead_address and self.invocation >= 0:
             if self.idle:
                 self.idle -= 1
             else:
                 self._address ^= 1
                 if not self._address:
-                    return fate._replace(kind=Kind.SILENCE, seconds=math.inf)
-        return fate._replace(seconds=now + fate.seconds + OVERHEAD)
+                    return Fate(Kind.SILENCE, math.inf)
+        return Fate(kind, now + seconds + OVERHEAD)
 
     def ended(self, kind: Kind) -> None:
         """A request has ended: its connection may be used again."""
-        self.idle += kind in {Kind.ANSWER, Kind.THROTTLE}
+        self.idle += kind is Kind.ANSWER or kind is Kind.THROTTLE
 
 
 def legacy(retry: int, chance: random.Random) -> float:
@@ -133,17 +137,21 @@ class Planned(Policy):
         for retry in count(1):
             if not fits(end - now, limits):
                 return False
-            flights = [(now, world.send(number, attempt, now))]
+            flights = [(now, latency.answers, world.send(number, attempt, now))]
+            further = attempts_left(attempt, LEGACY_ATTEMPTS, limits)
+            look = 0.0 if self.hedge else first_look(further, limits, latency)
             latest, beside, limit = now, self.hedge, math.inf
             failure: float | None = None
             while flights:
                 decide = hedge_after if beside and attempt < LEGACY_ATTEMPTS else attempt_limit
                 further = attempts_left(attempt, LEGACY_ATTEMPTS, limits)
-                limit = decide(end - latest, further, limits, latency)
+                limit = (
+                    look if now < latest + look - _TICK else decide(end - latest, further, limits, latency)
+                )
                 due = latest + limit
                 if due > now + _TICK:
-                    flight = min(flights, key=lambda flight: flight[1].seconds)
-                    sent, (kind, at) = flight
+                    flight = min(flights, key=lambda flight: flight[2].seconds)
+                    sent, _, (kind, at) = flight
                     now = min(at, due)
                     if now >= end:
                         yield end
@@ -155,10 +163,10 @@ class Planned(Policy):
                     flights.remove(flight)
                     world.ended(kind)
                     if kind is Kind.ANSWER:
+                        self._lost(flights, now)
                         latency.answered(now - sent)
                         if given_up_after:
                             latency.tried_again(faster=now - sent <= given_up_after)
-                        self._lost(flights, now)
                         return True
                     if kind is Kind.THROTTLE:
                         self.budget.throttled()
@@ -168,7 +176,7 @@ class Planned(Policy):
                     if beside:
                         attempt += 1
                         given_up_after = max(given_up_after, now - latest)
-                        flights.append((now, world.send(number, attempt, now)))
+                        flights.append((now, latency.answers, world.send(number, attempt, now)))
                         latest = now
                 else:
                     if given_up_after:
@@ -186,9 +194,9 @@ class Planned(Policy):
             yield now
         raise AssertionError
 
-    def _lost(self, flights: list[tuple[float, Fate]], now: float) -> None:
-        for sent, _ in flights:
-            self.latency.given_up(now - sent)
+    def _lost(self, flights: list[tuple[float, int, Fate]], now: float) -> None:
+        for sent, answers, _ in flights:
+            self.latency.given_up(now - sent, self.latency.answers - answers)
 
 
 @dataclass
@@ -251,26 +259,29 @@ LOADS: Final[dict[Load, tuple[int, float]]] = {"5 in a row": (5, 2.0), "20 at on
 """How many calls an invocation makes, and in how many seconds."""
 
 
-@dataclass
-class Cell:
+class Figures(NamedTuple):
     """What came of one policy under one fault.
 
     Attributes:
-        seconds: How long each run took that made all of its calls in time.
-        runs: How many there were.
+        calls: How many a run makes.
+        runs: How many were played.
+        made: How many of them made all of their calls in time.
         requests: How many went out, of all runs.
-        calls: How many calls a run has.
+        p50: Half of those that made it took longer, in seconds.
+        p99: One in a hundred did.
     """
 
     calls: int
-    seconds: list[float] = field(default_factory=list)
-    runs: int = 0
-    requests: int = 0
+    runs: int
+    made: int
+    requests: int
+    p50: float
+    p99: float
 
     @property
     def success(self) -> float:
         """The share of runs that made it."""
-        return len(self.seconds) / self.runs
+        return self.made / self.runs
 
     @property
     def error(self) -> float:
@@ -281,11 +292,17 @@ class Cell:
     @property
     def per_success(self) -> float:
         """Requests per call of the runs that made it."""
-        return self.requests / (self.calls * len(self.seconds)) if self.seconds else math.inf
+        return self.requests / (self.calls * self.made) if self.made else math.inf
 
-    def quantile(self, share: float) -> float:
-        """Of the seconds."""
-        return quantile(self.seconds, share) if self.seconds else math.inf
+
+@dataclass
+class Cell:
+    """Runs of one policy under one fault, and how many seconds those took that made it."""
+
+    calls: int
+    seconds: list[float] = field(default_factory=list)
+    runs: int = 0
+    requests: int = 0
 
     def add(self, seconds: float | None, requests: int) -> None:
         """Count a run; `None` is one that did not make it."""
@@ -293,6 +310,18 @@ class Cell:
         self.requests += requests
         if seconds is not None:
             self.seconds.append(seconds)
+
+    def take(self, other: Cell) -> None:
+        """Count the runs of another one, too."""
+        self.runs += other.runs
+        self.requests += other.requests
+        self.seconds += other.seconds
+
+    @property
+    def figures(self) -> Figures:
+        """What came of them."""
+        p50, p99 = (quantile(self.seconds, share) if self.seconds else math.inf for share in (0.5, 0.99))
+        return Figures(self.calls, self.runs, len(self.seconds), self.requests, p50, p99)
 
 
 def invocation(policy: Policy, world: World, load: Load, chance: random.Random) -> float | None:
@@ -320,13 +349,13 @@ def invocation(policy: Policy, world: World, load: Load, chance: random.Random) 
     return now if answered else None
 
 
-def simulated(make: Callable[[], Policy], column: Column, load: Load, processes: int, seed: int) -> Cell:
+def simulated(make: Callable[[], Policy], column: Column, load: Load, processes: Iterable[int]) -> Cell:
     """Play one cell of the table."""
     cell = Cell(LOADS[load][0])
-    for process in range(processes):
-        policy, chance = make(), random.Random(f"backoff {seed} {process}")
+    for process in processes:
+        policy, chance = make(), random.Random(f"backoff {process}")
         for number in range(-INVOCATIONS if process % 2 else 0, INVOCATIONS):
-            world = World(column if number >= 0 else column.before(), seed, process, number)
+            world = World(column if number >= 0 else column.before(), process, number)
             seconds = invocation(policy, world, load, chance)
             if number >= 0:
                 cell.add(seconds, world.requests)

@@ -1,6 +1,6 @@
 """A DynamoDB in a process of its own, whose requests have the fates of `_goodput_model`.
 
-A request's key says where it belongs: `run|column|drawn|seed|process|invocation|call`; its attempt is how
+A request's key says where it belongs: `run|column|drawn|process|invocation|call`; its attempt is how
 often that key came. On 127.0.0.1 it is answered as its fate will have it, on 127.0.0.2 it is read and never
 answered. `GET <run>` gives how many requests have come for a run, and how many of them beside an earlier
 one of the same call.
@@ -79,7 +79,7 @@ class _Stub:
     ) -> bool:
         """Whether the connection may be used again."""
         loop = asyncio.get_running_loop()
-        name, column, draw, seed, process, invocation, call = key.split("|")
+        name, column, draw, process, invocation, call = key.split("|")
         run = self._runs.setdefault(name, _Run(loop.time()))
         run.requests += 1
         run.attempts[call] += 1
@@ -89,7 +89,7 @@ class _Stub:
         what = drawn(int(draw)) if column == DRAWN else _COLUMNS[column]
         place = Place(int(process), int(invocation), int(call))
         what = what if place.invocation >= 0 else what.before()
-        fate = what.fate(int(seed), place, run.attempts[call], loop.time() - run.began)
+        fate = what.fate(place, run.attempts[call], loop.time() - run.began)
         if dead or fate.kind is Kind.SILENCE:
             await reader.read()
             return False

@@ -87,6 +87,8 @@ class Result:
     """The installed packages whose versions matter."""
     tables: list[Table] = field(default_factory=list)
     criteria: list[Criterion] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    """What the tables were made of, for a benchmark that is run in parts."""
 
     def publish(self, draw: Callable[[Any], None], *, panels: int = 1, height: float = 3.2) -> None:
         """Print the tables and the verdicts; write them as JSON, and a picture as SVG.
@@ -117,6 +119,7 @@ class Result:
                 }
                 for criterion in self.criteria
             ],
+            **({"data": self.data} if self.data else {}),
         }
         (RESULTS / f"{self.name}.json").write_text(json.dumps(answer, indent=1) + "\n")
         _picture(self.name, draw, panels, height)

@@ -4,40 +4,50 @@ A run is an invocation that makes five DynamoDB reads one after the other within
 1 s; it succeeds if all are answered by then. The simulator plays many, with the same planner as the clients;
 real aiobotocore clients against a stub with the same faults play some, to see that it tells the truth.
 
-The default is short. `--runs 10000 --real 200` is the full table.
+The default is short. `--runs 10000 --real 200` is the full table; `--real 0` and `--runs 0` play one part of
+it, beside what the results file has of the other. `--tuning` plays the processes with which the planner's
+constants were chosen, and writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from _goodput_clients import CLIENTS, played
-from _goodput_model import COLUMNS, DRAWN, HEALTHY, HEAVY, INVOCATIONS, Column, drawn
-from _goodput_simulator import HEDGED, POLICIES, Cell, Load, simulated
+from _goodput_clients import CLIENTS, paced, played, warm_up
+from _goodput_model import COLUMNS, DRAWN, HEALTHY, HEAVY, INVOCATIONS, REPORTED, TUNING, Column, drawn
+from _goodput_simulator import HEDGED, LOADS, POLICIES, Cell, Figures, Load, simulated
 from _goodput_stub import served
-from _harness import Criterion, Result, Table, colour
+from _harness import RESULTS, Criterion, Result, Table, colour
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    Cells = Mapping[tuple[str, str, str], Cell]
+    Cells = Mapping[tuple[str, str, str], Figures]
     """By load, column, policy."""
 
-SEED: Final = 1
 OURS, OURS_HEDGED = "deadline", "deadline, hedged"
 SDK: Final = "SDK default, promise race"
-LANES: Final = {"5 in a row": 12, "20 at once": 4}
-"""Processes played at once, for real: more would compete for the processor."""
+PACES: Final[dict[Load, float]] = {"5 in a row": 0.05, "20 at once": 0.1}
+"""Seconds between the starts of two runs played for real, a few times what they take of the processor."""
+
+LANES: Final = 24
+"""Processes played at once, for real."""
 
 SHORT: Final = ("10 % hang",)
 """The columns played for real in the short run."""
+
+SHORT_RUNS, SHORT_REAL = 200, 20
+_AT_ONCE: Final = 5
+"""Processes simulated in one go: each with every policy and column, which draw the same chances."""
 
 
 def seed_of_commit() -> int:
@@ -47,54 +57,67 @@ def seed_of_commit() -> int:
     return int(answer.stdout[:8] or "0", 16)
 
 
-def _simulate(job: tuple[Load, Column, str, int]) -> Cell:
-    load, column, policy, processes = job
-    return simulated(POLICIES[policy], column, load, processes, SEED)
+def _simulate(job: tuple[Load, Sequence[Column], Sequence[int]]) -> list[Cell]:
+    load, columns, processes = job
+    cells = [Cell(LOADS[load][0]) for _ in product(columns, POLICIES)]
+    for process in processes:
+        for cell, (column, policy) in zip(cells, product(columns, POLICIES), strict=True):
+            cell.take(simulated(POLICIES[policy], column, load, [process]))
+    return cells
 
 
-def _simulated(columns: Sequence[Column], runs: int) -> Cells:
-    jobs = [
-        (load, column, policy, -(-runs // INVOCATIONS))
-        for load, column, policy in product(get_args(Load), columns, POLICIES)
-    ]
+def _simulated(columns: Sequence[Column], processes: Sequence[int]) -> Cells:
+    figures: dict[tuple[str, str, str], Figures] = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        cells = list(pool.map(_simulate, jobs))
-    return {
-        (load, column.name, policy): cell for (load, column, policy, _), cell in zip(jobs, cells, strict=True)
-    }
+        for load in get_args(Load):
+            cells = [Cell(LOADS[load][0]) for _ in product(columns, POLICIES)]
+            jobs = [
+                (load, columns, processes[at : at + _AT_ONCE]) for at in range(0, len(processes), _AT_ONCE)
+            ]
+            for parts in pool.map(_simulate, jobs):
+                for cell, part in zip(cells, parts, strict=True):
+                    cell.take(part)
+            for cell, (column, policy) in zip(cells, product(columns, POLICIES), strict=True):
+                figures[load, column.name, policy] = cell.figures
+    return figures
 
 
-async def _real(columns: Sequence[Column], runs: int, draw: int, port: int) -> tuple[Cells, int]:
-    """The cells, and how many writes were sent beside another of the same call."""
-    cells: dict[tuple[str, str, str], Cell] = {}
+async def _played(
+    load: Load, columns: Sequence[Column], processes: Sequence[int], draw: int, port: int
+) -> tuple[Cells, int]:
+    """The cells of one load, and how many writes were sent beside another of the same call."""
+    lane, turn = asyncio.Semaphore(LANES), paced(PACES[load])
+    figures: dict[tuple[str, str, str], Figures] = {}
     twice = 0
-    for load in get_args(Load):
-        lane = asyncio.Semaphore(LANES[load])
 
-        async def play(
-            column: Column,
-            policy: str,
-            process: int,
-            *,
-            write: bool = False,
-            load: Load = load,
-            lane: asyncio.Semaphore = lane,
-        ) -> tuple[Cell, int]:
-            async with lane:
-                return await played(
-                    policy, column, load, process, seed=SEED, draw=draw, port=port, write=write
-                )
+    async def play(column: Column, policy: str, process: int, *, write: bool = False) -> tuple[Cell, int]:
+        async with lane:
+            return await played(policy, column, load, process, draw=draw, port=port, turn=turn, write=write)
 
-        for column in columns:
-            jobs = [(policy, process) for policy in CLIENTS for process in range(-(-runs // INVOCATIONS))]
-            answers = await asyncio.gather(*(play(column, *job) for job in jobs))
-            for (policy, _), (cell, _) in zip(jobs, answers, strict=True):
-                whole = cells.setdefault((load, column.name, policy), Cell(cell.calls))
-                whole.seconds += cell.seconds
-                whole.runs += cell.runs
-                whole.requests += cell.requests
-            twice += (await play(column, OURS_HEDGED, 0, write=True))[1]
-    return cells, twice
+    await warm_up()
+    for column in columns:
+        cells = {policy: Cell(LOADS[load][0]) for policy in CLIENTS}
+        jobs = list(product(CLIENTS, processes))
+        answers = await asyncio.gather(*(play(column, *job) for job in jobs))
+        for (policy, _), (cell, _) in zip(jobs, answers, strict=True):
+            cells[policy].take(cell)
+        figures |= {(load, column.name, policy): cell.figures for policy, cell in cells.items()}
+        twice += (await play(column, OURS_HEDGED, processes[0], write=True))[1]
+        print(f"{load}, {column.name}: played", file=sys.stderr, flush=True)
+    return figures, twice
+
+
+def _play(load: Load, columns: Sequence[Column], processes: Sequence[int], draw: int) -> tuple[Cells, int]:
+    with served() as port:
+        return asyncio.run(_played(load, columns, processes, draw, port))
+
+
+def _real(columns: Sequence[Column], processes: Sequence[int], draw: int) -> tuple[Cells, int]:
+    """The same for both loads: each is played by a process of its own, against a stub of its own."""
+    with ProcessPoolExecutor(len(LOADS)) as pool:
+        parts = [pool.submit(_play, load, columns, processes, draw) for load in get_args(Load)]
+        figures, twice = zip(*(part.result() for part in parts), strict=True)
+    return {key: value for cells in figures for key, value in cells.items()}, sum(twice)
 
 
 def _tables(cells: Cells, how: str) -> list[Table]:
@@ -110,16 +133,17 @@ def _tables(cells: Cells, how: str) -> list[Table]:
             rows = [
                 [policy, *(text(cells[load, column, policy]) for column in columns)] for policy in policies
             ]
-            tables.append(Table(f"{load}, {how}: {title}", ("", *columns), rows))
+            runs = next(iter(cells.values())).runs
+            tables.append(Table(f"{load}, {how} {runs} times: {title}", ("", *columns), rows))
     return tables
 
 
-def _success(cell: Cell) -> str:
+def _success(cell: Figures) -> str:
     return f"{100 * cell.success:.1f} ±{100 * cell.error:.1f}"
 
 
-def _seconds(cell: Cell) -> str:
-    return f"{1000 * cell.quantile(0.5):.0f} / {1000 * cell.quantile(0.99):.0f}"
+def _seconds(cell: Figures) -> str:
+    return f"{1000 * cell.p50:.0f} / {1000 * cell.p99:.0f}"
 
 
 def _criteria(cells: Cells) -> list[Criterion]:
@@ -178,11 +202,9 @@ def _lateness(cells: Cells, load: str, column: str, mine: str, field: Sequence[s
     """Our p99 as a multiple of the best policy's: of those that succeed most often, the fastest."""
     most = max(cells[load, column, policy].success for policy in field)
     best = min(
-        cells[load, column, policy].quantile(0.99)
-        for policy in field
-        if cells[load, column, policy].success == most
+        cells[load, column, policy].p99 for policy in field if cells[load, column, policy].success == most
     )
-    return cells[load, column, mine].quantile(0.99) / best
+    return cells[load, column, mine].p99 / best
 
 
 def disagreeing(real: Cells, simulation: Cells) -> list[str]:
@@ -195,42 +217,89 @@ def disagreeing(real: Cells, simulation: Cells) -> list[str]:
     ]
 
 
+def _kept(name: str) -> dict[str, Any]:
+    """What the results file has of an earlier run."""
+    try:
+        data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())["data"]
+    except (OSError, KeyError):
+        return {}
+    return data
+
+
+def _packed(cells: Cells) -> dict[str, Figures]:
+    return {"; ".join(key): figures for key, figures in cells.items()}
+
+
+def _unpacked(cells: Mapping[str, Any]) -> Cells:
+    return {tuple(key.split("; ")): Figures(*figures) for key, figures in cells.items()}  # type: ignore[misc]
+
+
+def _report(result: Result, simulation: Cells, real: Cells) -> None:
+    data = result.data
+    result.tables += [*_tables(simulation, "simulated"), *_tables(real, "real clients")]
+    fault = drawn(data["draw"])
+    fields = ", ".join(f"{name} {value:.3g}" for name, value in vars(fault).items() if name != "name")
+    result.tables.append(Table(f"{DRAWN}, seed {data['draw']}", ("of it",), [[fields]]))
+    if simulation:
+        result.criteria += _criteria(simulation)
+    if simulation and real:
+        wrong = disagreeing(real, simulation)
+        result.tables.append(
+            Table("cells where they disagree", ("real, simulated",), [[one] for one in wrong])
+        )
+        result.criteria.append(
+            Criterion(
+                "share of the cells where real and simulated success disagree", [len(wrong) / len(real)], 0.05
+            )
+        )
+    if real:
+        result.criteria.append(Criterion("writes sent beside another of the same call", [data["twice"]], 0))
+
+
 def main() -> None:
     """Simulate all, play some, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=200, help="how often each cell is simulated")
-    parser.add_argument("--real", type=int, default=20, help="how often each cell is played for real")
-    parser.add_argument("--draw", type=int, default=seed_of_commit(), help="the seed of the drawn column")
+    parser.add_argument("--runs", type=int, default=SHORT_RUNS, help="how often each cell is simulated")
+    parser.add_argument("--real", type=int, default=SHORT_REAL, help="how often each cell is played for real")
+    parser.add_argument("--draw", type=int, help="the seed of the drawn column, or else from the commit")
+    parser.add_argument("--tuning", action="store_true", help="simulate what the constants were chosen with")
     options = parser.parse_args()
-    columns = [*COLUMNS, HEAVY, drawn(options.draw)]
-    full = options.real > INVOCATIONS
-    simulation = _simulated(columns, options.runs)
-    chosen = columns if full else [column for column in columns if column.name in SHORT]
-    with served() as port:
-        real, twice = asyncio.run(_real(chosen, options.real, options.draw, port))
+    full = options.runs > SHORT_RUNS or options.real > SHORT_REAL
     result = Result("goodput_full" if full else "goodput", "%", ("aiobotocore", "botocore", "aiohttp"))
-    result.tables += _tables(simulation, "simulated") + _tables(real, "real clients")
-    fields = ", ".join(f"{name} {value:.3g}" for name, value in vars(columns[-1]).items() if name != "name")
-    result.tables.append(Table(f"{DRAWN}, seed {options.draw}", ("of it",), [[fields]]))
-    wrong = disagreeing(real, simulation)
-    result.tables.append(Table("cells where they disagree", ("real, simulated",), [[one] for one in wrong]))
-    result.criteria += [
-        *_criteria(simulation),
-        Criterion(
-            "share of the cells where real and simulated success disagree", [len(wrong) / len(real)], 0.05
-        ),
-        Criterion("writes sent beside another of the same call", [twice], 0),
-    ]
+    draw = options.draw
+    if draw is None:
+        draw = seed_of_commit() if options.runs else _kept(result.name).get("draw", seed_of_commit())
+    columns = [*COLUMNS, HEAVY, drawn(draw)]
+    if options.tuning:
+        simulation = _simulated(columns[:-1], TUNING[: -(-options.runs // INVOCATIONS)])
+        print(*_tables(simulation, "simulated"), *_criteria(simulation), sep="\n")
+        return
+    new: dict[str, Any] = {"draw": draw}
+    if options.runs:
+        new["simulated"] = _packed(_simulated(columns, REPORTED[: -(-options.runs // INVOCATIONS)]))
+    if options.real:
+        chosen = columns if full else [column for column in columns if column.name in SHORT]
+        processes = REPORTED[: -(-options.real // INVOCATIONS)]
+        real, new["twice"] = _real(chosen, processes, draw)
+        new["real"] = _packed(real)
+    kept = _kept(result.name)  # not before: the other part may have been played meanwhile
+    data = result.data = {**kept, **new} if kept.get("draw") == draw else new
+    simulation = _unpacked(data.get("simulated", {}))
+    _report(result, simulation, _unpacked(data.get("real", {})))
 
-    def draw(axes: Any) -> None:
+    def picture(axes: Any) -> None:
         for axis, load in zip(axes, get_args(Load), strict=True):
             for at, policy in enumerate(POLICIES):
-                values = [100 * simulation[load, column.name, policy].success for column in columns]
+                values = [
+                    100 * figures.success
+                    for (whose, _, name), figures in simulation.items()
+                    if (whose, name) == (load, policy)
+                ]
                 axis.plot(values, [at] * len(values), "|", color=colour(policy), markersize=12)
             axis.set_yticks(range(len(POLICIES)), POLICIES)
             axis.set(title=f"{load}: each column's success", xlabel="% of runs")
 
-    result.publish(draw, panels=2)
+    result.publish(picture, panels=2)
 
 
 if __name__ == "__main__":

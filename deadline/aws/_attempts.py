@@ -42,7 +42,7 @@ COLD_LIMIT: Final = 0.200
 MIN_HEDGE: Final = 0.020
 """Seconds before which no further attempt joins one in flight."""
 
-# Chosen with benchmarks/goodput.py; twice or half of each makes little difference there.
+# Chosen with benchmarks/goodput.py --tuning; twice or half of each makes little difference there.
 HASTE: Final = 0.15
 PRICE: Final = 0.01
 HEDGE_PRICE: Final = 0.003
@@ -99,7 +99,7 @@ def first_look(further: int, limits: Limits, latency: Latency) -> float:
         return limits.per_attempt
     if further <= 0:
         return math.inf
-    return MIN_LIMIT if latency.known else COLD_LIMIT
+    return MIN_LIMIT if latency.answers else COLD_LIMIT
 
 
 def hedge_after(left: float, further: int, limits: Limits, latency: Latency) -> float:
@@ -116,7 +116,7 @@ def _best(left: float, limits: Limits, latency: Latency, *, beside: bool) -> flo
     """After how long the next attempt is sent: instead of a silent one, or beside it; `inf` for never."""
     within, spent, luck = latency.within, latency.spent, latency.luck
     least, pause, price = (MIN_HEDGE, 0.0, HEDGE_PRICE) if beside else (MIN_LIMIT, PAUSE, PRICE)
-    if not latency.known:
+    if not latency.answers:
         least = COLD_LIMIT
     last = min(bisect_left(EDGES, left, 1), BUCKETS - 1)
     part = min(1.0, (left - EDGES[last - 1]) * _PER_WIDTH[last])

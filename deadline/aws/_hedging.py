@@ -124,16 +124,16 @@ class Race:
         self._send = send
         self._drop = drop
         self._loop = asyncio.get_running_loop()
-        self.sent: dict[asyncio.Task[Any], float] = {}
-        """The tasks in flight, and when each began."""
+        self.sent: dict[asyncio.Task[Any], tuple[float, int]] = {}
+        """The tasks in flight, when each began, and what `start` was told."""
 
-    def start(self) -> None:
-        """Send one more."""
+    def start(self, answers: int) -> None:
+        """Send one more, when the service has given so many answers."""
         task = asyncio.ensure_future(self._send())
-        self.sent[task] = self._loop.time()
+        self.sent[task] = self._loop.time(), answers
 
-    async def ended(self, seconds: float | None) -> tuple[asyncio.Task[Any], float] | None:
-        """The next task to end within so many seconds, which then leaves them, and when it began."""
+    async def ended(self, seconds: float | None) -> tuple[asyncio.Task[Any], tuple[float, int]] | None:
+        """The next task to end within so many seconds, which then leaves them, and what they said of it."""
         done, _ = await asyncio.wait(self.sent, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         first = next((task for task in self.sent if task in done), None)
         return None if first is None else (first, self.sent.pop(first))

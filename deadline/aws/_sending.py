@@ -80,12 +80,24 @@ class _Patience:
         gave_up: Whether it was given up, and cancelled by nobody else; once it has ended.
     """
 
-    __slots__ = ("_call", "_cancelling", "_latency", "_lookout", "_now", "_sent", "_task", "gave_up", "limit")
+    __slots__ = (
+        "_answers",
+        "_call",
+        "_cancelling",
+        "_latency",
+        "_lookout",
+        "_now",
+        "_sent",
+        "_task",
+        "gave_up",
+        "limit",
+    )
 
     def __init__(self, call: AwsCall, latency: Latency) -> None:
         loop = asyncio.get_running_loop()
         self._call = call
         self._latency = latency
+        self._answers = latency.answers
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # it is in one
         self._cancelling = self._task.cancelling()
         self._lookout = lookout_of(loop)
@@ -114,6 +126,10 @@ class _Patience:
             self.gave_up = self._task.uncancel() <= self._cancelling
         return self._now() - self._sent
 
+    def lost(self) -> None:
+        """Decide no more; nobody has answered."""
+        self._latency.given_up(self.end(), self._latency.answers - self._answers)
+
 
 async def _alone(call: AwsCall, send: Send, request: Any) -> Any:
     latency = call.latency(request)
@@ -121,11 +137,12 @@ async def _alone(call: AwsCall, send: Send, request: Any) -> Any:
     try:
         answer = await send(request)
     except BaseException as error:
-        seconds = patience.end()
-        if isinstance(error, asyncio.CancelledError):
-            latency.given_up(seconds)
-            if patience.gave_up:
-                _give_up(call, latency, request, patience.limit, error)
+        if not isinstance(error, asyncio.CancelledError):
+            patience.end()
+            raise
+        patience.lost()
+        if patience.gave_up:
+            _give_up(call, latency, request, patience.limit, error)
         raise
     _answered(call, latency, answer, patience.end())
     return answer
@@ -138,7 +155,7 @@ async def _raced(call: AwsCall, send: Send, request: Any) -> Any:
     if call.attempt == 1:
         budget.earn()
     race = Race(functools.partial(_in_task, call, send, request), _drop)
-    race.start()
+    race.start(latency.answers)
     latest, beside = loop.time(), True
     try:
         while True:
@@ -149,12 +166,12 @@ async def _raced(call: AwsCall, send: Send, request: Any) -> Any:
                 ended = await race.ended(None if limit == math.inf else latest + limit - now)
                 if ended is None:
                     continue
-                task, sent = ended
+                task, (sent, _) = ended
                 if race.sent and (task.exception() is not None or _is_failure(task.result())):
                     beside = False  # the other one may do better, and is the last
                     continue
-                _answered(call, latency, task.result(), loop.time() - sent)
-                return task.result()
+                answer, seconds = task.result(), loop.time() - sent
+                break
             if not beside:
                 _give_up(call, latency, request, limit, None)
             beside = budget.spend()
@@ -169,12 +186,14 @@ async def _raced(call: AwsCall, send: Send, request: Any) -> Any:
                     attempt=call.attempt,
                     seconds=now - latest,
                 )
-                race.start()
+                race.start(latency.answers)
                 latest = now
     finally:
-        for sent in race.sent.values():
-            latency.given_up(loop.time() - sent)
+        for sent, answers in race.sent.values():
+            latency.given_up(loop.time() - sent, latency.answers - answers)
         await race.close()
+    _answered(call, latency, answer, seconds)
+    return answer
 
 
 def _is_failure(answer: Any) -> bool:
