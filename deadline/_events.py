@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 logger = logging.getLogger("deadline")
 
@@ -28,21 +28,24 @@ class Event(NamedTuple):
     def __str__(self) -> str:
         fields = self.fields.items()
         line = " ".join(
-            [self.name, *(f"{key}={_short(value)}" for key, value in fields if not _is_block(value))]
+            [self.name, *(f"{key}={_short(value)}" for key, value in fields if not _is_block(key, value))]
         )
-        return "\n".join([line, *(value for _, value in fields if _is_block(value))])
+        return "\n".join([line, *(value for key, value in fields if _is_block(key, value))])
 
 
 Subscriber: TypeAlias = Callable[[Event], object]
+
+
+_BLOCKS: Final = frozenset({"report", "stack", "traceback"})
 
 
 def _short(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else repr(value)
 
 
-def _is_block(value: object) -> bool:
-    """Whether it is a text of several lines, which goes below the line."""
-    return isinstance(value, str) and "\n" in value
+def _is_block(key: str, value: object) -> bool:
+    """Whether it is a text of several lines, which goes below the line. Others come from users, names say."""
+    return key in _BLOCKS and isinstance(value, str) and "\n" in value
 
 
 def log_event(event: Event) -> None:
@@ -51,7 +54,7 @@ def log_event(event: Event) -> None:
     Texts of several lines (a report, a traceback) stand in the message alone.
     """
     if logger.isEnabledFor(event.level):
-        plain = {key: value for key, value in event.fields.items() if not _is_block(value)}
+        plain = {key: value for key, value in event.fields.items() if not _is_block(key, value)}
         logger.log(event.level, "%s", event, extra={"deadline": {"event": event.name, **plain}})
 
 

@@ -46,7 +46,6 @@ import signal
 import sys
 import threading
 import time
-from functools import partial
 from opcode import opmap
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -367,10 +366,11 @@ class Alarm:
         in_task = loop is not None and asyncio.current_task(loop) is not None
         for one in reversed(late):
             target, inside = one.target, one.loop is None
-            may = partial(interruptible, leaves_loop=inside) if in_task or inside else borne
             began, length = target.spared
             own, spent = target.covers(context), (now - began) / length
-            if may(map(_place, _outward(frame)), spent, own=own):
+            places = [_place(one) for one in _outward(frame)]
+            may = (in_task or inside) and interruptible(places, spent, own=own, leaves_loop=inside)
+            if may or (loop is not None and not in_task and borne(places, spent, own=own)):
                 self._ring_in(max(FALLBACK, length / 10))
                 self.raised += 1
                 self._swallowed += 1

@@ -274,11 +274,12 @@ class Deadline:
             self.soft = self.hard = math.inf
             return self
         self._task = task = _running_task()
+        scope = CancelScope()  # the first one in a process loads anyio's backend: before the clock starts
         clock = clock_of(task.get_loop())
         now = self._sample(clock)
         if self.soft <= now or (self._parent is not None and self._parent._is_past(now)):
             await self._enter_late()
-        self._scope = scope = CancelScope()
+        self._scope = scope
         scope.__enter__()
         self._cancelling = task.cancelling()
         self._state = "open"
@@ -594,7 +595,7 @@ class Deadline:
             name=self.name,
             entered=self._entered,
             soft=self.soft,
-            margin=self.margin,
+            margin=max(0.0, min(self.margin, self.answer_by - self.soft)),
             now=now,
             left_running=left_running(self._clock.loop, self.covers, now, getattr(self, "_task", None)),
         )

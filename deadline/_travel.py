@@ -34,8 +34,7 @@ def deadline_header() -> dict[str, str]:
     """The header that tells an HTTP server how long the caller will wait: `{"deadline-remaining-ms": "812"}`.
 
     Merge it into a request's headers right before it is sent: it tells what is left *now*, of the deadline in
-    force, to its soft instant, in whole milliseconds. Empty without a deadline, and where less than one is
-    left.
+    force, to its soft instant, in whole milliseconds, and 1 if less is left. Empty without a deadline.
     """
     text = told(remaining())
     return {} if text is None else {HEADER: text}
@@ -43,16 +42,17 @@ def deadline_header() -> dict[str, str]:
 
 def told(left: float) -> str | None:
     """Seconds as they travel; `None` if there is nothing to tell."""
-    text = str(int(left * 1000)) if left < math.inf else ""
+    text = str(max(1, int(left * 1000))) if left < math.inf else ""
     return text if _is_time(text) else None
 
 
 def received(carrier: Mapping[str, Any] | None) -> float:
-    """Seconds until the caller gives up, from headers with lower-case names or the like; `inf` if it is mute.
+    """Seconds until the caller gives up, from headers or the like, in any case; `inf` if it is mute.
 
     Malformed and absurd values are ignored, with a debug event.
     """
-    return understood(carrier[HEADER]) if isinstance(carrier, dict) and HEADER in carrier else math.inf
+    said = carrier.items() if isinstance(carrier, dict) else ()
+    return min((understood(value) for name, value in said if str(name).lower() == HEADER), default=math.inf)
 
 
 def understood(value: object) -> float:
@@ -61,6 +61,8 @@ def understood(value: object) -> float:
     Headers of one name may be joined by commas on their way: RFC 9110, 5.3.
     """
     text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if type(text) is int:
+        text = str(text) if 0 < text < 10**MOST else ""
     parts = _JOINT.split(text) if isinstance(text, str) else [""]
     times = [int(part) / 1000 for part in parts if _is_time(part)]
     if len(times) < len(parts):

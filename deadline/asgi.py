@@ -86,6 +86,8 @@ class DeadlineMiddleware:
         header: str | None = HEADER,
         on_exceeded: Callable[[DeadlineExceeded, Scope], Awaitable[Application]] | None = None,
     ) -> None:
+        if not callable(app):
+            raise TypeError(f"app: expected an ASGI application, got {app!r}")
         _check_mitigation(on_exceeded)
         if header is not None and (not isinstance(header, str) or _NAME.fullmatch(header) is None):
             raise (ValueError if isinstance(header, str) else TypeError)(
@@ -132,15 +134,7 @@ class DeadlineMiddleware:
                 return  # the server would close the connection, and the next request may have come on it
             if started:
                 raise
-            answer = await self._answer(exceeded, dl, scope)
-            try:
-                async with exceeded.grace():
-                    await answer(scope, receive, sending)
-            except Exception as failure:
-                if started:
-                    raise
-                _emit_failure(scope, failure)
-                await _gateway_timeout(scope, receive, send)
+            await self._answer(exceeded, dl, scope, receive, sending)
 
     def _deadline(self, scope: Scope) -> Deadline:
         context, limit = scope.get("aws.context") or None, self._budget
@@ -149,23 +143,35 @@ class DeadlineMiddleware:
                 if name == self._header:
                     limit = min(limit, understood(value))
         if context:
-            from deadline.aws._callers import caller_left  # noqa: PLC0415  # for those on Lambda alone
+            from deadline.aws._callers import source_left  # noqa: PLC0415  # for those on Lambda alone
 
-            limit = min(limit, caller_left(scope.get("aws.event")))
+            limit = min(limit, source_left(scope.get("aws.event"), None))
         return Deadline(*bounded(checked(context), self._margin, limit), "request", DeadlineExceeded)
 
-    async def _answer(self, exceeded: DeadlineExceeded, dl: Deadline, scope: Scope) -> Application:
+    async def _answer(
+        self, exceeded: DeadlineExceeded, dl: Deadline, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer instead of the application, which has not begun to."""
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
         if self._on_exceeded is not None:
             try:
                 async with exceeded.grace(reserve=dl.answer_by - dl.answering().mitigation):
-                    return _checked(await self._on_exceeded(exceeded, scope))
-            except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer
-                _emit_failure(scope, error)
-        return _gateway_timeout
-
-
-def _emit_failure(scope: Scope, error: Exception) -> None:
-    emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=repr(error))
+                    answer = _checked(await self._on_exceeded(exceeded, scope))
+                async with exceeded.grace():
+                    await answer(scope, receive, sending)
+            except Exception as error:
+                if started:
+                    raise
+                emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=repr(error))
+            else:
+                return
+        await _gateway_timeout(scope, receive, send)
 
 
 def _check_mitigation(on_exceeded: Any) -> None:

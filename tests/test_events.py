@@ -160,6 +160,12 @@ def test_an_event_reads_well() -> None:
     assert str(Event("a.b", logging.INFO, {"x": 0.0005, "n": 3})) == "a.b x=0.001 n=3"
 
 
+def test_a_name_of_several_lines_forges_none() -> None:
+    """Reports, stacks and tracebacks alone stand on lines of their own."""
+    event = Event("aws.died", 40, {"step": "a\n[ERROR] forged", "stack": "one\ntwo"})
+    assert str(event) == "aws.died step='a\\n[ERROR] forged'\none\ntwo"
+
+
 async def test_events_are_told_where_they_happen(virtual_clock: object, told: list[Event]) -> None:
     """A subscriber is called in the thread and before the error reaches the edge's caller."""
     threads: list[str] = []

@@ -42,6 +42,31 @@ COLD_LIMIT: Final = 0.200
 MIN_HEDGE: Final = 0.020
 """Seconds before which no further attempt joins one in flight."""
 
+LONG: Final = {
+    "bedrock-agent-runtime.InvokeAgent": "a model answers",
+    "bedrock-agent-runtime.RetrieveAndGenerate": "a model answers",
+    "bedrock-runtime.Converse": "a model answers",
+    "bedrock-runtime.ConverseStream": "a model answers",
+    "bedrock-runtime.InvokeModel": "a model answers",
+    "bedrock-runtime.InvokeModelWithResponseStream": "a model answers",
+    "lambda.Invoke": "a function runs",
+    "lambda.InvokeWithResponseStream": "a function runs",
+    "rds-data.BatchExecuteStatement": "SQL runs",
+    "rds-data.ExecuteStatement": "SQL runs",
+    "s3.CompleteMultipartUpload": "large objects are put together, for minutes",
+    "s3.CopyObject": "up to 5 GB are copied",
+    "s3.SelectObjectContent": "an object is searched",
+    "s3.UploadPartCopy": "up to 5 GB are copied",
+    "sagemaker-runtime.InvokeEndpoint": "a model answers",
+    "sqs.ReceiveMessage": "waits for messages, for up to 20 s; one that is given up hides what it finds",
+    "stepfunctions.GetActivityTask": "waits for a task, for up to 60 s",
+    "stepfunctions.StartSyncExecution": "a state machine runs",
+    "textract.AnalyzeDocument": "a document is read",
+    "textract.DetectDocumentText": "a document is read",
+}
+"""Operations that take as long as what they are asked for, and why. Their silence says nothing of the
+service, and sending them again begins the work again: an attempt at one is never given up early."""
+
 # Chosen with benchmarks/goodput.py --tuning; twice or half of each makes little difference there.
 HASTE: Final = 0.15
 PRICE: Final = 0.01

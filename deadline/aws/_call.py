@@ -26,6 +26,7 @@ _STANDARD_DEFAULT: Final = 3
 
 _checker: Final[Any] = ThrottledRetryableChecker
 _THROTTLED: Final = frozenset(_checker._THROTTLED_ERROR_CODES)  # noqa: SLF001  # the SDK's own list
+_THROTTLED_BYTES: Final = tuple(code.encode() for code in _THROTTLED)
 _THROTTLED_STATUSES: Final = frozenset({429, 503})
 
 
@@ -33,6 +34,7 @@ class AwsCall(Call):
     """A call of an installed client.
 
     Attributes:
+        name: `service.Operation`.
         given_up_after: Seconds after which an attempt of it was not waited for alone any more, 0 before that.
         lost: Whether an attempt was sent that nobody answered.
         refused: Why no further attempt was made, if it was us who refused it.
@@ -44,6 +46,7 @@ class AwsCall(Call):
         "given_up_after",
         "limits",
         "lost",
+        "name",
         "params",
         "refused",
     )
@@ -54,6 +57,7 @@ class AwsCall(Call):
         started = asyncio.get_running_loop().time() if dl is None else dl.now()
         super().__init__(client.meta.service_model.service_name, operation, started)
         self._client = client
+        self.name = f"{self.service}.{operation}"
         self.deadline = dl
         self.params = params
         self.limits = limits
@@ -74,7 +78,7 @@ class AwsCall(Call):
         asked = self.limits.hedge
         if asked is None:
             asked = self._client.deadline_hedge
-        return bool(asked) and hedges(asked, f"{self.service}.{self.operation}")
+        return bool(asked) and hedges(asked, self.name)
 
     def latency(self, request: Any) -> Latency:
         """What such requests took so far. A large one takes longer than a small one of the same operation."""
@@ -83,7 +87,7 @@ class AwsCall(Call):
         if body:  # asking a request for a header that is not there takes its time
             length = len(body) if isinstance(body, bytes) else int(request.headers.get("Content-Length") or 0)
             size = max(0, length.bit_length() - _SMALL) // 2
-        return latency_of(self._client.meta.endpoint_url, f"{self.service}.{self.operation}", size)
+        return latency_of(self._client.meta.endpoint_url, self.name, size)
 
     def budget(self) -> Budget:
         """What may be sent besides."""
@@ -100,6 +104,11 @@ class AwsCall(Call):
                 self.budget().throttled()
         else:
             self.error = None
+
+
+def says_throttled(content: bytes) -> bool:
+    """Whether an answer's body names one of the errors by which services ask for less."""
+    return any(code in content for code in _THROTTLED_BYTES)
 
 
 _SMALL: Final = 16

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline._margin import CALLER_AT_LEAST
 from deadline._source import seconds
+from deadline._travel import received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,7 +76,8 @@ def caller(event: object) -> Caller | None:
 def caller_left(event: object, *, limit: float | timedelta | None = None) -> float:
     """Seconds until whoever sent `event` gives up waiting for the answer; `inf` if nobody is known to wait.
 
-    Write `deadline(context, caller_limit=aws.caller_left(event))` where there is no `aws.handler`, which does
+    It is the limit of the event's source, or what the caller itself says by the header of `deadline_header`,
+    if that is sooner. Write `deadline(context, caller_limit=aws.caller_left(event))` where there is no `aws.handler`, which does
     it.
 
     It is read on this machine's wall clock, now. Never more than the limit, and never less than 0.25 s,
@@ -89,6 +91,11 @@ def caller_left(event: object, *, limit: float | timedelta | None = None) -> flo
     Raises:
         TypeError, ValueError: `limit` is no number of seconds, or negative.
     """
+    return min(source_left(event, limit), received(headers_of(event)))
+
+
+def source_left(event: object, limit: float | timedelta | None) -> float:
+    """The same by the event's source alone."""
     known = caller(event)
     wait = seconds(limit, "limit") if limit is not None else None if known is None else known.limit
     if wait is None:
@@ -155,7 +162,7 @@ def headers_of(event: object) -> dict[str, Any]:
     """
     if not isinstance(event, dict) or not isinstance(event.get("requestContext"), dict):
         return {}
-    headers = event.get("headers") or event.get("multiValueHeaders")
+    headers = event.get("multiValueHeaders") or event.get("headers")  # of several, `headers` has the last
     if not isinstance(headers, dict):
         return {}
     return {

@@ -104,9 +104,7 @@ class DeadlineClient:
                 raise
             if dl is not None and isinstance(error, AttemptTimeoutError):
                 # Not the service's error but ours: what ran out is the time.
-                raise dl.refusal(
-                    f"{call.service}.{call.operation} has no time for another attempt"
-                ) from error
+                raise dl.refusal(f"{call.name} has no time for another attempt") from error
             error.add_note(call.refused)
             raise
         except asyncio.CancelledError:
@@ -169,7 +167,6 @@ def _forget_identity(params: Any) -> None:
 async def _refuse(dl: Deadline, call: AwsCall) -> None:
     if call.left() <= 0.0:
         await checkpoint()  # the time is up: this is a cut like any other, if it reaches this task
-    name = f"{call.service}.{call.operation}"
     emit(
         "aws.call_refused",
         logging.INFO,
@@ -179,7 +176,7 @@ async def _refuse(dl: Deadline, call: AwsCall) -> None:
         needs=call.limits.min_attempt,
         deadline=dl.name,
     )
-    raise dl.refusal(f"{name} was not sent, it takes {call.limits.min_attempt:.3f} s at least")
+    raise dl.refusal(f"{call.name} was not sent, it takes {call.limits.min_attempt:.3f} s at least")
 
 
 class Gate:

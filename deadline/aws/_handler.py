@@ -27,7 +27,7 @@ from deadline.aws._arguments import (
     checked_resume,
     default_margin,
 )
-from deadline.aws._callers import caller_left, headers_of
+from deadline.aws._callers import caller_left
 from deadline.aws._early_answer import post_early
 from deadline.aws._ending import Outcome
 from deadline.aws._environment import Lifespan, environment, replace_environment
@@ -145,11 +145,7 @@ class Plan:
         if limit is None:
             return math.inf
         custom = getattr(getattr(context, "client_context", None), "custom", None)
-        return min(
-            caller_left(event, limit=None if limit == "auto" else limit),
-            received(custom),
-            received(headers_of(event)),
-        )
+        return min(caller_left(event, limit=None if limit == "auto" else limit), received(custom))
 
     @staticmethod
     def check(function: Any, argument: str, takes: int) -> None:

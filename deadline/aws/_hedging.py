@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -23,6 +24,8 @@ MOST: Final = 10.0
 
 _AT_FIRST: Final = 2.0
 _AFTER_THROTTLING: Final = -19.0
+
+_NAME: Final = re.compile(r"[a-z0-9-]+\.[A-Z][A-Za-z0-9]+")
 
 READS: Final = {
     "appconfig.GetEnvironment": "a description",
@@ -51,7 +54,7 @@ READS: Final = {
     "ssm.GetParameter": "reads a parameter",
     "ssm.GetParameters": "reads parameters by name",
     "ssm.GetParametersByPath": "one page of parameters",
-    "states.DescribeExecution": "a description",
+    "stepfunctions.DescribeExecution": "a description",
     "sts.GetCallerIdentity": "says who asks",
 }
 """What may be sent twice, and why. Not here, though they read: `sqs.ReceiveMessage` hides what it returns,
@@ -70,10 +73,10 @@ def checked_hedge(hedge: object) -> bool | frozenset[str]:
         return hedge
     if isinstance(hedge, set | frozenset | list | tuple):
         for name in hedge:
-            if not isinstance(name, str) or not all(name.partition(".")):
+            if not isinstance(name, str) or _NAME.fullmatch(name) is None:
                 raise ValueError(
-                    f"hedge: expected names like 'dynamodb.ExecuteStatement', got {name!r}; service and "
-                    "operation as the SDK spells them"
+                    f"hedge: expected names like 'dynamodb.ExecuteStatement', got {name!r}; the "
+                    "service as in session.client, the operation as in AWS's own reference"
                 )
         return frozenset(hedge)
     raise TypeError(

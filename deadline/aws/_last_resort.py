@@ -119,6 +119,7 @@ def _end(invocation: _Invocation) -> NoReturn:
         )
         if invocation.notifier is not None:
             invocation.notifier.tell_at_last(stack)
+        armed().disarm()  # it has been told: no breadcrumb
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

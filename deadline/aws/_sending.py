@@ -18,8 +18,8 @@ from botocore.exceptions import ReadTimeoutError
 
 from deadline._events import emit
 from deadline._sighting import calls
-from deadline.aws._attempts import attempt_limit, first_look, hedge_after
-from deadline.aws._call import AwsCall, current_call
+from deadline.aws._attempts import LONG, attempt_limit, first_look, hedge_after
+from deadline.aws._call import AwsCall, current_call, says_throttled
 from deadline.aws._hedging import Race
 from deadline.aws._lookout import lookout_of
 from deadline.aws._transfers import current_transfer
@@ -52,7 +52,7 @@ def send_attempt(send: Send, request: Any) -> Awaitable[Any]:
 
 async def _sent(call: AwsCall, send: Send, request: Any) -> Any:
     try:
-        if call.hedged() and call.further() and call.left() < math.inf:
+        if call.hedged() and _is_repeatable(request) and call.further() and call.left() < math.inf:
             answer = await _raced(call, send, request)
         else:
             answer = await _alone(call, send, request)
@@ -105,7 +105,8 @@ class _Patience:
         self._sent = self._now()
         self.gave_up = False
         self.limit = math.inf
-        look = first_look(call.further(), call.limits, latency)
+        patient = call.name in LONG and call.limits.per_attempt is None
+        look = math.inf if patient else first_look(call.further(), call.limits, latency)
         if look < math.inf:
             self._lookout.begin(self, self._sent + look)
 
@@ -167,7 +168,7 @@ async def _raced(call: AwsCall, send: Send, request: Any) -> Any:
                 if ended is None:
                     continue
                 task, (sent, _) = ended
-                if race.sent and (task.exception() is not None or _is_failure(task.result())):
+                if race.sent and (task.exception() is not None or await _is_failure(task.result())):
                     beside = False  # the other one may do better, and is the last
                     continue
                 answer, seconds = task.result(), loop.time() - sent
@@ -196,8 +197,17 @@ async def _raced(call: AwsCall, send: Send, request: Any) -> Any:
     return answer
 
 
-def _is_failure(answer: Any) -> bool:
-    return bool(answer.status_code >= 500 or answer.status_code == 429)
+def _is_repeatable(request: Any) -> bool:
+    """Whether it can be sent twice at the same time: a body that is read while it is sent can not."""
+    return request.body is None or isinstance(request.body, bytes | str)
+
+
+async def _is_failure(answer: Any) -> bool:
+    """Whether another attempt may do better; DynamoDB, for one, throttles by a 400, and SQS by a 403."""
+    status = answer.status_code
+    if status >= 500 or status == 429:
+        return True
+    return status >= 400 and says_throttled(await answer.content)
 
 
 def _answered(call: AwsCall, latency: Latency, answer: Any, seconds: float) -> None:

@@ -87,6 +87,11 @@ async def thread() -> None:
     await asyncio.to_thread(time.sleep, 30)
 
 
+async def call_back() -> None:
+    asyncio.get_running_loop().call_soon(time.sleep, 30)
+    await asyncio.sleep(30)
+
+
 BODIES: dict[str, Callable[[], object]] = {
     "time.sleep": lambda: time.sleep(30),
     "a busy loop": loop,
@@ -102,6 +107,7 @@ BODIES: dict[str, Callable[[], object]] = {
     "a pool of threads": wait_for_threads,
     "asyncio.run, which waits": lambda: asyncio.run(sleep()),
     "asyncio.run, which blocks": lambda: asyncio.run(block()),
+    "asyncio.run, whose callback blocks": lambda: asyncio.run(call_back()),
     "asyncio.run, which swallows cancellations": lambda: asyncio.run(swallow()),
     "asyncio.run, which waits for a thread": lambda: asyncio.run(thread()),
     "nothing": lambda: None,

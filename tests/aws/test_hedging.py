@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,8 +36,7 @@ def test_the_table_names_operations_that_exist_and_read() -> None:
     loader: Any = create_loader()
     for name, reason in READS.items():
         service, operation = name.split(".")
-        kind = "stepfunctions" if service == "states" else service
-        assert operation in loader.load_service_model(kind, "service-2")["operations"], name
+        assert operation in loader.load_service_model(service, "service-2")["operations"], name
         assert reason
         assert operation.startswith(("Get", "Head", "List", "Describe", "Query", "BatchGet", "TransactGet"))
     assert "sqs.ReceiveMessage" not in READS
@@ -62,7 +62,15 @@ def test_what_is_hedged(asked: Any, operation: str, expected: bool) -> None:  # 
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [("dynamodb.GetItem", TypeError), (1, TypeError), ({"GetItem"}, ValueError), ([1], ValueError)],
+    [
+        ("dynamodb.GetItem", TypeError),
+        (1, TypeError),
+        ({"GetItem"}, ValueError),
+        ([1], ValueError),
+        ({"dynamodb.get_item"}, ValueError),
+        ({"DynamoDB.GetItem"}, ValueError),
+        ({"s3.GetObject "}, ValueError),
+    ],
 )
 def test_a_wrong_value_is_named(value: Any, kind: type[Exception]) -> None:
     """A wrong `hedge` is refused by its name, wherever it is given."""
@@ -166,6 +174,41 @@ async def test_a_slow_first_attempt_may_still_win(connect: Connect, fault_proxy:
     assert answer["TableNames"] == []
     assert len(fault_proxy.log) - before == 2
     assert in_use(client) == 0
+
+
+@pytest.mark.slow
+async def test_a_throttled_answer_does_not_win(connect: Connect, fault_proxy: FaultProxy) -> None:
+    """DynamoDB's is a 400, otherwise the caller's mistake: the request in flight may still answer."""
+    client = await connect(retries=RETRIES)
+    await learn(client)
+    fault_proxy.add(Delay(0.4), times=1)
+    fault_proxy.add(throttling(), times=1)
+    before = len(fault_proxy.log)
+    async with deadline(2.0):
+        with aws.limits(hedge=True, attempts=2):
+            answer = await client.list_tables()
+    assert answer["ResponseMetadata"]["RetryAttempts"] == 0
+    assert len(fault_proxy.log) - before == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("body", [b"whole" * 200, io.BytesIO(b"whole" * 200)], ids=["bytes", "file"])
+async def test_a_body_that_is_read_is_never_sent_twice_at_once(
+    connect: Connect, fault_proxy: FaultProxy, told: list[Event], body: Any
+) -> None:
+    """The requests would share what is left of it. It is given up and sent again, whole."""
+    client = await connect("s3", retries=RETRIES)
+    async with deadline(30.0):
+        await client.create_bucket(Bucket="box")
+        for _ in range(20):
+            await client.put_object(Bucket="box", Key="a", Body=b"first")
+    fault_proxy.add(Stall(), times=1)
+    async with deadline(3.0):
+        with aws.limits(hedge={"s3.PutObject"}):
+            await client.put_object(Bucket="box", Key="a", Body=body)
+    assert "aws.attempt_hedged" not in {event.name for event in told}
+    answer = await client.get_object(Bucket="box", Key="a")
+    assert await answer["Body"].read() == b"whole" * 200
 
 
 @pytest.mark.slow

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ReadTimeoutError
+from botocore.loaders import create_loader
 
 from deadline import DeadlineExceeded, InsufficientTime, aws, deadline
-from deadline.aws._attempts import Limits
+from deadline.aws._attempts import LONG, Limits
+from deadline.aws._hedging import READS
 from deadline.aws._limits import current_limits
-from deadline.testing import FaultProxy, Stall
+from deadline.testing import Delay, FaultProxy, Stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +160,31 @@ async def test_an_attempt_has_its_limit_without_a_deadline(
         await client.list_tables()
     assert 0.2 <= time.monotonic() - started < 0.35
     assert len(fault_proxy.log) - before == 2
+
+
+def test_what_takes_its_time_exists() -> None:
+    """Each name is an operation of the SDK's, with a reason; none of them may join itself by default."""
+    loader: Any = create_loader()
+    for name, reason in LONG.items():
+        service, operation = name.split(".")
+        assert operation in loader.load_service_model(service, "service-2")["operations"], name
+        assert reason
+        assert name not in READS
+
+
+@pytest.mark.slow
+async def test_what_takes_its_time_is_asked_once(connect: Connect, fault_proxy: FaultProxy) -> None:
+    """Waiting for messages is no silence: in a new process, too, it is given up by the deadline alone."""
+    client = await connect("sqs", warm=False)
+    url = (await client.create_queue(QueueName="patient"))["QueueUrl"]
+    fault_proxy.add(Delay(1.2), times=1)
+    before = len(fault_proxy.log)
+    async with deadline(2.5):
+        await client.receive_message(QueueUrl=url)
+    assert len(fault_proxy.log) - before == 1
+    fault_proxy.add(Stall())
+    with aws.limits(per_attempt=0.1, attempts=2), pytest.raises(ReadTimeoutError, match="Attempt 2"):
+        await client.receive_message(QueueUrl=url)
 
 
 @pytest.mark.slow

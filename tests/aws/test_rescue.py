@@ -66,6 +66,7 @@ PLAIN_MATRIX: Final = {
     "a pool of threads": INTERRUPTED,
     "asyncio.run, which waits": CUT,
     "asyncio.run, which blocks": INTERRUPTED,
+    "asyncio.run, whose callback blocks": INTERRUPTED,
     "asyncio.run, which swallows cancellations": INTERRUPTED,
     "asyncio.run, which waits for a thread": INTERRUPTED,
     "a busy loop in except BaseException: pass": INTERRUPTED,
