@@ -31,9 +31,10 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from deadline import _source
+from deadline._edge import built, check_name_and_error, holds_interrupt, is_unwinding, said
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit
-from deadline._interrupt import Interrupted, alarm
+from deadline._interrupt import alarm
 from deadline._margin import shares
 from deadline._record import Record
 from deadline._sighting import left_running, running_inside
@@ -112,21 +113,6 @@ def deadline(
         return Deadline(checked, kept, name, error, interrupt=interrupt)
     ends = _source.bounded(checked, kept, _source.checked_caller_limit(caller_limit))
     return Deadline(*ends, name, error, interrupt=interrupt)
-
-
-def check_name_and_error(name: str | None, error: type[DeadlineExceeded]) -> None:
-    """Refuse a name that is no string and an error that is not ours, by `TypeError`."""
-    if name is not None and not isinstance(name, str):
-        raise TypeError(
-            f"name: expected a string, got {name!r} ({type(name).__name__}); write name='checkout'"
-        )
-    if error is not DeadlineExceeded and not (
-        isinstance(error, type) and issubclass(error, DeadlineExceeded)
-    ):
-        raise TypeError(
-            f"error: expected a subclass of DeadlineExceeded, got {error!r}; "
-            "write `class CheckoutTimeout(DeadlineExceeded): ...` and error=CheckoutTimeout"
-        )
 
 
 @final
@@ -428,11 +414,14 @@ class Deadline:
         try:
             if not self._left_by_its_task(exc):
                 return
-            self._scope.__exit__(None, None, None)
-            if self._record is not None:
-                cut = self._interrupted if exc is None else self._is_unwinding(exc)
-                await self._settle(self._record, cut=cut)
-            self._decide(exc, now)
+            # Of a CancelledError alone anyio can be sure; whatever else leaves is for us to decide.
+            cancelled = exc_type if exc_type is CancelledError else None
+            caught = self._scope.__exit__(cancelled, exc if cancelled else None, None)
+            if self._record is not None and (opened := self._record.resources()):
+                await self._settle(
+                    self._record, opened, cut=self._interrupted if exc is None else is_unwinding(exc, self)
+                )
+            self._decide(exc, now, caught=caught)
         finally:
             # Tasks that the block started keep this object in their contexts for as long as they live.
             del self._task, self._scope, self._token
@@ -462,15 +451,21 @@ class Deadline:
         _reset(self._token)
         return now
 
-    def _decide(self, exc: BaseException | None, now: float) -> None:
-        """Raise our own error, if it is what leaves instead."""
+    def _decide(self, exc: BaseException | None, now: float, *, caught: bool = False) -> None:
+        """Raise our own error, if it is what leaves instead.
+
+        Args:
+            exc: What leaves.
+            now: When.
+            caught: Whether anyio is sure that it is the cut, and that nobody else has cancelled.
+        """
         if exc is None and not self._interrupted:
             self._stands(now)
         elif self._cut_at == math.inf and not self._interrupted:
             pass
-        elif exc is not None and not self._is_unwinding(exc):
+        elif exc is not None and not is_unwinding(exc, self):
             exc.add_note(f"{self!r}: raised while its block was being cut")
-        elif self._is_ours(exc, now):
+        elif caught or self._is_ours(exc, now):
             raise self._exceeded(now) from self.record().last_error() or exc
 
     def _left_by_its_task(self, exc: BaseException | None) -> bool:
@@ -486,17 +481,6 @@ class Deadline:
             "fixture that holds a deadline over a `yield` is left by another: enter it at the work itself"
         )
 
-    def _is_unwinding(self, exc: BaseException) -> bool:
-        """Whether nothing but cancellation leaves, and refusals of ours that it met in a group's children."""
-
-        def expected(error: BaseException) -> bool:
-            refused = isinstance(error, InsufficientTime) and error.deadline is self
-            return isinstance(error, CancelledError | Interrupted | BaseExceptionGroup) or refused
-
-        if isinstance(exc, BaseExceptionGroup):
-            return exc.subgroup(lambda error: not expected(error)) is None
-        return isinstance(exc, CancelledError | Interrupted)
-
     def _stands(self, now: float) -> None:
         """A body that finishes keeps its result."""
         if now > self.soft:
@@ -505,36 +489,35 @@ class Deadline:
 
     def _is_ours(self, exc: BaseException | None, now: float) -> bool:
         """Whether what leaves is our doing: our interrupt, or our cut and nobody else's cancellation."""
-        if exc is None or _holds_interrupt(exc):
+        if exc is None or holds_interrupt(exc):
             return self._interrupted or self._owner(now) is None  # a task of others may hand on its own
         if self._clock.loop is None:
             return True
         return self._task.cancelling() <= self._cancelling and anyio.current_effective_deadline() > -math.inf
 
-    async def _settle(self, record: Record, *, cut: bool) -> None:
+    async def _settle(self, record: Record, opened: list[Closable], exc: BaseException | None) -> None:
         """Close what was opened in the block if it was cut; else it is for the deadline around to do."""
         around = next(self._around(), None)
-        if cut:
+        if self._interrupted if exc is None else is_unwinding(exc, self):
             await record.close_resources()
         elif around is not None:
-            for resource in record.resources():
+            for resource in opened:
                 around.close_on_cut(resource)
 
     def _exceeded(self, now: float, *, started: bool = True, tell: bool = True) -> DeadlineExceeded:
-        allowed = self.soft - self._entered
-        name = f"deadline {self.name!r}" if self.name else "deadline"
-        kept = f" with a margin of {self.margin:.3f} s" if self.margin else ""
-        if self.answer_by < self.hard:
-            kept = f" for a caller that waits {self.answer_by - self._entered:.3f} s"
-        if started:
-            message = f"{name} exceeded: {allowed:.3f} s allowed{kept}{self.record().where()}"
-        else:
-            left = max(0.0, self.hard - self._entered)
-            message = f"{name} exceeded before it began: {left:.3f} s left{kept}, so the body did not run"
+        message = said(
+            self.name,
+            entered=self._entered,
+            soft=self.soft,
+            hard=self.hard,
+            answer_by=self.answer_by,
+            margin=self.margin,
+            where=self.record().where() if started else None,
+        )
         if tell:
-            self._tell(now, allowed, started=started)
+            self._tell(now, started=started)
         try:
-            return self._filled(_built(self._error, message), now, started=started)
+            return self._filled(built(self._error, message), now, started=started)
         except Exception as error:  # noqa: BLE001  # a user's class may do anything, and the cut must not be lost
             plain = DeadlineExceeded(message)
             plain.add_note(
@@ -542,7 +525,7 @@ class Deadline:
             )
             return self._filled(plain, now, started=started)
 
-    def _tell(self, now: float, allowed: float, *, started: bool) -> None:
+    def _tell(self, now: float, *, started: bool) -> None:
         blocked = self.record().blocked_in()
         if blocked is not None:
             emit("deadline.interrupted", logging.WARNING, deadline=self.name, blocked=blocked)
@@ -551,7 +534,7 @@ class Deadline:
             logging.INFO,
             deadline=self.name,
             started=started,
-            allowed=allowed,
+            allowed=self.soft - self._entered,
             elapsed=now - self._entered,
             margin=self.margin,
         )
@@ -722,19 +705,6 @@ class Deadline:
     def now(self) -> float:
         """The loop's clock, in seconds."""
         return self._clock.now()
-
-
-def _holds_interrupt(exc: BaseException) -> bool:
-    return isinstance(exc, Interrupted) or (
-        isinstance(exc, BaseExceptionGroup) and exc.subgroup(Interrupted) is not None
-    )
-
-
-def _built(cls: type[DeadlineExceeded], message: str) -> DeadlineExceeded:
-    error: object = cls(message)
-    if not isinstance(error, DeadlineExceeded):
-        raise TypeError(f"it made a {type(error).__name__}")
-    return error
 
 
 def _reset(token: Token[Deadline | None]) -> None:

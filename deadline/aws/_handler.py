@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from deadline import _scope
+from deadline._edge import check_name_and_error
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit
 from deadline._interrupt import alarm
-from deadline._scope import check_name_and_error
 from deadline._source import DefaultMargin, checked_margin
 from deadline._travel import received
 from deadline.aws._arguments import (
