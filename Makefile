@@ -8,8 +8,8 @@ NEWEST := .venv-newest
 # their names, and are run by one process.
 PARALLEL := --numprocesses 3 --dist worksteal
 # What the SDK's line cannot change: decisions on plain numbers, and the handler's own affairs.
-OF_NO_LINE := attempts callers early_answer goodput handler handler_runtime helper_process rescue resume resume_chain \
-	resume_state
+OF_NO_LINE := attempts breadcrumb callers early_answer goodput handler handler_runtime helper_process init lookout \
+	managed_instances plain rescue resume resume_chain resume_state snap_start
 OF_EITHER_LINE := $(filter-out $(OF_NO_LINE:%=tests/aws/test_%.py),$(wildcard tests/aws/test_*.py))
 SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
 
@@ -36,6 +36,7 @@ bench: $(VENV)/.package $(VENV)/.bench
 # twenty times in every retry mode, on both lines of the SDK.
 bench-full: $(VENV)/.package $(VENV)/.bench $(NEWEST)/.package
 	$(BIN)/python benchmarks/rescue.py
+	$(BIN)/python benchmarks/managed_instances.py
 	$(BIN)/python benchmarks/dead_endpoint.py
 	$(BIN)/python benchmarks/batches.py
 	$(BIN)/python benchmarks/breakers.py

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "goodput",
     "handler",
     "helper",
+    "breadcrumb",
     "import_time",
 )
 HERE = Path(__file__).resolve().parent

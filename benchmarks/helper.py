@@ -21,7 +21,7 @@ os.environ.update(AWS_ACCESS_KEY_ID="b", AWS_SECRET_ACCESS_KEY="b", AWS_DEFAULT_
 os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
 {imports}
 from deadline import aws
-from deadline.aws import _helper
+from deadline.aws import _armed, _helper
 
 def private(pid):
     with open(f"/proc/{{pid}}/smaps_rollup") as file:
@@ -38,7 +38,8 @@ print((blocked - started) * 1e3, (time.perf_counter() - started) * 1e3, private(
 """
 FORKED = """
 helper = _helper.Helper(notice, None)
-helper.arm(("r", "f", "1", {}), 60.0)
+_armed.armed().arm(("r", "f", "1"))
+helper.arm({}, 60.0)
 pid = helper._pid
 def looked_at():
     return helper._shared[_helper._LOOKS_AT]
@@ -48,7 +49,7 @@ import subprocess
 code = (
     "import mmap, sys; from deadline.aws import Notice, _helper;"
     "notice = Notice.to('http://127.0.0.1:9/123456789012/nobody');"
-    "_helper._Child(0, (None, 0), mmap.mmap(-1, 4096), notice, None).warm_up();"
+    "_helper._Child(0, (None, 0), (None, mmap.mmap(-1, 4096)), notice, None).warm_up();"
     "print('ready', flush=True); sys.stdin.read()"
 )
 process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -85,6 +85,8 @@ def subscribe(subscriber: Subscriber) -> Callable[[], None]:
 
 def emit(name: str, level: int, /, **fields: Any) -> None:
     """Tell every subscriber; never raises."""
+    if len(_subscribers) == 1 and not logger.isEnabledFor(level):
+        return  # there is the log alone, and it does not want it
     event = Event(name, level, fields)
     for subscriber in _subscribers:
         try:

@@ -14,9 +14,17 @@ passes three questions first:
 - May this place be interrupted? `interruptible` decides, on plain data. From the interrupted frame outward to
   the first coroutine there must be nothing that keeps the loop's books.
 
+Where no loop runs, as under a plain `def`, the first question falls away, and the last one ends at the call
+of that function. If it runs a loop itself (`asyncio.run`), what that loop runs for the deadline is cancelled
+first; a loop that goes on all the same is left where it waits, as Ctrl-C leaves it.
+
 An answer of no is asked again a millisecond later. After a raise the code has a tenth of the margin to clean
 up before the next: something that swallows one must be struck again, and one that kills a child
 process in its `except` must not be struck while it does.
+
+In the last third of the margin there is less to lose. A plain callback of the loop's may then be interrupted,
+because the loop itself bears what leaves it (`borne`). And what has swallowed several is struck twice, the
+second time right behind the `except` that swallowed the first (`_strike_again`), where its `try` is over.
 
 What is raised is no `Exception` and no CancelledError: either could be handled on the way, or
 dropped. It may be lost all the same (`gather(return_exceptions=True)`, `except BaseException`), so that the
@@ -35,15 +43,17 @@ import inspect
 import logging
 import math
 import signal
+import sys
 import threading
 import time
+from functools import partial
 from opcode import opmap
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from deadline._events import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import CodeType, FrameType
 
 TICK: Final = 0.003
@@ -54,6 +64,9 @@ RETRY: Final = 0.001
 
 FALLBACK: Final = 0.01
 """Seconds until the alarm rings again if a ring could not even set the next: at the limit of recursion."""
+
+MOST_SWALLOWED: Final = 2
+"""Interrupts after which what still blocks is known for swallowing them."""
 
 LONGEST_STACK: Final = 50
 """Frames of the blocking code that are remembered, the innermost ones."""
@@ -74,29 +87,42 @@ class Place(NamedTuple):
         function: Its function's name.
         awaits: Whether it is a coroutine's or an asynchronous generator's.
         unawaited: Whether it has called something that it is about to await.
+        hands_on: Whether it is in the middle of a call with arguments that it was given itself.
     """
 
     module: str
     function: str
     awaits: bool
     unawaited: bool = False
+    hands_on: bool = False
 
 
 _NEVER: Final = frozenset({"asyncio", "anyio", "uvloop", "deadline"})
+_WITHOUT_LOOP: Final = "anyio.from_thread"  # which waits for a loop in another thread
 # A lock would stay locked, a module half-made, a weak reference's callback would lose the exception. They may
 # block as well, so that they are spared for a while only.
 _LATE: Final = frozenset(
     {"_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "importlib", "logging", "weakref"}
 )
+# What these do themselves, at the death of something, does not block, and Python only prints what is raised.
+_BOOKS: Final = frozenset({"_weakrefset", "weakref"})
 # Between these and the `with` that calls them an exception leaves what they acquired, or were to release.
 _LATE_FUNCTIONS: Final = frozenset({"__enter__", "__exit__", "__aenter__", "__aexit__"})
 
 
-# It calls a plain function of the user's, and bears whatever comes out of it.
-_CALLS_YOURS: Final = ("deadline._section", "undo")
+# They call a plain function of the user's, or wait for a thread, and bear whatever comes out of it.
+_CALLS_YOURS: Final = frozenset(
+    {
+        ("deadline._section", "undo"),
+        ("deadline.aws._plain", "call_yours"),
+        ("asyncio.base_events", "shutdown_default_executor"),  # joins a thread
+    }
+)
+_WAITS: Final = ("selectors", "select")
+_WAITS_IN: Final = ("asyncio.base_events", "_run_once")
 
 
-def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
+def interruptible(stack: Iterable[Place], spent: float, *, own: bool, leaves_loop: bool = False) -> bool:
     """Whether an exception may be raised in the innermost place of `stack`.
 
     Args:
@@ -104,24 +130,59 @@ def interruptible(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
         spent: The share of the margin that is over, from 0.0; the more, the less is spared.
         own: Whether the running task is one of the deadline's; of others it may only be
             expected in the last third.
+        leaves_loop: Whether a loop that waits may be left: it runs inside of the deadline.
     """
     if not own and spent < 2 / 3:
         return False
-    for depth, (module, function, awaits, unawaited) in enumerate(stack):
-        package = module.partition(".")[0]
-        if depth and (module, function) == _CALLS_YOURS:
+    waits = False
+    for depth, (module, function, awaits, unawaited, _) in enumerate(stack):
+        package, place = module.partition(".")[0], (module, function)
+        if (depth and place in _CALLS_YOURS) or (waits and place == _WAITS_IN):
             return True
-        if package in _NEVER or function == "__del__":
+        waits = leaves_loop and not depth and place == _WAITS
+        kept = package in _NEVER and module != _WITHOUT_LOOP
+        if kept or function == "__del__" or (not depth and package in _BOOKS):
             return False
         lost = unawaited and not depth  # an `__aexit__`, perhaps: its group would never be left
         if spent < 1 / 3 and (lost or package in _LATE or function in _LATE_FUNCTIONS):
             return False
         if awaits:
             return True
-    return False  # a plain callback of the loop's, or the loop itself
+    return False
 
 
-_CACHE, _GET_AWAITABLE = opmap["CACHE"], opmap["GET_AWAITABLE"]
+# Calls back `callback(*args)`, in a `try` that takes all but SystemExit and KeyboardInterrupt for the loop's
+# exception handler. Outside of that call an exception would leave the loop.
+_CALLS_BACK: Final = ("asyncio.events", "_run")
+# uvloop does the same without a frame of its own: what it calls stands right on whoever runs it.
+_RUNS: Final = frozenset({("asyncio.runners", "run"), ("deadline.aws._environment", "run")})
+
+
+def borne(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
+    """Whether an exception may be raised in the innermost place of `stack`, where no task is running.
+
+    In a plain callback it may, in the last third of the margin: the loop hands what leaves that to its
+    exception handler, and goes on. Between them there must be nothing that keeps the loop's books.
+
+    Args:
+        stack: From the innermost place outward.
+        spent: The share of the margin that is over.
+        own: Whether what runs is of the deadline's. That is how a call of C code, which has no frame, is told
+            from the loop's own doings.
+    """
+    if spent < 2 / 3:
+        return False
+    for depth, place in enumerate(stack):
+        where = place.module, place.function
+        if where == _CALLS_BACK or where in _RUNS:
+            return (place.hands_on or where in _RUNS) and (own or depth > 0)
+        package = place.module.partition(".")[0]
+        if package in _NEVER or place.function == "__del__" or (not depth and package in _BOOKS):
+            return False
+    return False
+
+
+_CACHE, _GET_AWAITABLE, _CALL = opmap["CACHE"], opmap["GET_AWAITABLE"], opmap["CALL_FUNCTION_EX"]
 _AWAITS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 
 
@@ -137,7 +198,8 @@ def _place(frame: FrameType) -> Place:
     collecting = any(getattr(called, "__code__", None) is code for called in gc.callbacks)
     name = "__del__" if collecting else code.co_name
     module, awaits = str(frame.f_globals.get("__name__", "")), bool(code.co_flags & _AWAITS)
-    return Place(module, name, awaits, awaits and is_unawaited(code, frame.f_lasti))
+    hands_on = (module, name) == _CALLS_BACK and code.co_code[frame.f_lasti] == _CALL
+    return Place(module, name, awaits, awaits and is_unawaited(code, frame.f_lasti), hands_on)
 
 
 def is_unawaited(code: CodeType, lasti: int) -> bool:
@@ -149,10 +211,19 @@ def is_unawaited(code: CodeType, lasti: int) -> bool:
 
 
 def _positions(frame: FrameType | None) -> list[tuple[CodeType, int]]:
-    """The stack of the blocking code, outermost coroutine first."""
-    stack = [(one.f_code, one.f_lasti) for one in _outward(frame)]
-    task = max((at for at, (code, _) in enumerate(stack) if code.co_flags & _AWAITS), default=0)
-    return stack[: task + 1][:LONGEST_STACK][::-1]
+    """The stack of the blocking code, outermost coroutine, callback or plain function first."""
+    stack = [(one.f_code, one.f_lasti) for one in _blocking(frame)]
+    return stack[:LONGEST_STACK][::-1]
+
+
+def _blocking(frame: FrameType | None) -> list[FrameType]:
+    """The frames of the blocking code, innermost first; the loop's own if it calls C code."""
+    frames = list(_outward(frame))
+    places = [_place(one) for one in frames]
+    ends = [at + 1 for at, place in enumerate(places) if place.awaits]
+    ends += [at for at, place in enumerate(places) if place[:2] in _CALLS_YOURS]
+    ends = ends or [at for at, place in enumerate(places) if place[:2] in {_CALLS_BACK, *_RUNS}][:1]
+    return frames[: max(ends, default=0) or 1]
 
 
 # --- the alarm --------------------------------------------------------------------------------------------
@@ -176,6 +247,29 @@ class Target(Protocol):
         """What blocks the loop is about to be interrupted there. Called in a signal handler: be brief."""
 
 
+class _Armed:
+    """A target for which the alarm rings.
+
+    Attributes:
+        loop: The one that the target belongs to, if to any.
+        cut: For a target without one, what cuts the work of a loop that runs inside; until it was called.
+    """
+
+    __slots__ = ("cut", "loop", "target")
+
+    def __init__(
+        self, target: Target, loop: asyncio.AbstractEventLoop | None, cut: Callable[[], None] | None
+    ) -> None:
+        self.target = target
+        self.loop = loop
+        self.cut = cut
+
+    @property
+    def asks(self) -> bool:
+        """Whether a running loop is given the time to show that it is not blocked."""
+        return self.loop is not None or self.cut is not None
+
+
 class Alarm:
     """The process's alarm: SIGALRM and its timer.
 
@@ -185,13 +279,24 @@ class Alarm:
 
     def __init__(self) -> None:
         self.raised = 0
-        self._targets: list[tuple[Target, asyncio.AbstractEventLoop]] = []
+        self._targets: list[_Armed] = []
         self._asked = False
+        self._swallowed = 0  # since the loop last ran
         self._refused: set[str] = set()
         self._before: tuple[Any, float, float, float] = (None, 0.0, 0.0, 0.0)
 
-    def arm(self, target: Target, loop: asyncio.AbstractEventLoop) -> None:
+    def arm(
+        self,
+        target: Target,
+        loop: asyncio.AbstractEventLoop | None,
+        cut: Callable[[], None] | None = None,
+    ) -> None:
         """Ring for `target` until it is disarmed.
+
+        Args:
+            target: On whose behalf.
+            loop: What it runs on, if on any.
+            cut: For a target without a loop: called once, past its instant, in a loop that runs inside of it.
 
         Where that is not possible it is said once, by the event `deadline.interrupt_unavailable`.
         """
@@ -202,13 +307,13 @@ class Alarm:
                 self._refused.add(reason)
                 emit("deadline.interrupt_unavailable", logging.WARNING, reason=reason)
             return
-        self._targets.append((target, loop))
+        self._targets.append(_Armed(target, loop, cut))
         self.reset()
 
     def disarm(self, target: Target) -> None:
         """Ring no more for `target`, if it was armed."""
         for at in range(len(self._targets) - 1, -1, -1):
-            if self._targets[at][0] is target:
+            if self._targets[at].target is target:
                 del self._targets[at]
                 if not self._targets:
                     self._give_back()
@@ -217,7 +322,7 @@ class Alarm:
     def reset(self) -> None:
         """Set the timer anew, because a target's instant has changed."""
         if self._targets:
-            self._ring_in(min(target.strikes_at for target, _ in self._targets) - time.monotonic())
+            self._ring_in(min(one.target.strikes_at for one in self._targets) - time.monotonic())
 
     def _take(self) -> str | None:
         """Take over handler and timer, or say why not."""
@@ -229,10 +334,11 @@ class Alarm:
             return "SIGALRM is handled by C code"
         left, interval = signal.setitimer(signal.ITIMER_REAL, 0.0)
         self._before = (signal.signal(signal.SIGALRM, self._rings), left, interval, time.monotonic())
-        self._asked = False
+        self._asked, self._swallowed = False, 0
         return None
 
     def _give_back(self) -> None:
+        _strike_no_more()
         if signal.getsignal(signal.SIGALRM) != self._rings:
             return  # somebody in the block took it, and has it now
         signal.setitimer(signal.ITIMER_REAL, 0.0)
@@ -248,32 +354,78 @@ class Alarm:
         """Handle SIGALRM. What is raised here comes out where the main thread just was."""
         now = time.monotonic()
         loop = asyncio._get_running_loop()  # noqa: SLF001  # the public one raises
-        late = [target for target, its in self._targets if its is loop and now >= target.strikes_at]
+        late = [one for one in self._targets if one.loop in {None, loop} and now >= one.target.strikes_at]
         if not late:
             self.reset()
             return
-        if not self._asked:
+        if loop is not None and not self._asked:
             self._asked = True
-            self._ring_in(TICK)
-            assert loop is not None
             loop.call_soon_threadsafe(self._answered, context=contextvars.Context())
-            return
-        self._ring_in(RETRY)
-        if asyncio.current_task(loop) is None:
-            return
+            late = [one for one in late if not one.asks]
+        self._ring_in(RETRY if late else TICK)
         context = contextvars.copy_context()
-        for target in reversed(late):
+        in_task = loop is not None and asyncio.current_task(loop) is not None
+        for one in reversed(late):
+            target, inside = one.target, one.loop is None
+            may = partial(interruptible, leaves_loop=inside) if in_task or inside else borne
             began, length = target.spared
-            own = target.covers(context)
-            if interruptible(map(_place, _outward(frame)), (now - began) / length, own=own):
+            own, spent = target.covers(context), (now - began) / length
+            if may(map(_place, _outward(frame)), spent, own=own):
                 self._ring_in(max(FALLBACK, length / 10))
                 self.raised += 1
+                self._swallowed += 1
                 target.struck(_positions(frame), own=own)
-                raise Interrupted
+                interrupted = Interrupted()
+                if spent >= 2 / 3 and self._swallowed > MOST_SWALLOWED:
+                    _strike_again(_blocking(frame), interrupted)
+                raise interrupted
 
     def _answered(self) -> None:
         """The loop runs."""
-        self._asked = False
+        self._asked, self._swallowed = False, 0
+        _strike_no_more()
+        for one in self._targets:
+            if one.cut is not None and time.monotonic() >= one.target.strikes_at:
+                cut, one.cut = one.cut, None
+                cut()
+
+
+# --- what swallows everything -----------------------------------------------------------------------------
+
+
+def _strike_again(frames: list[FrameType], first: Interrupted) -> None:
+    """Raise once more where `first` has been swallowed: at the next line that one of `frames` comes to.
+
+    What swallows in a loop comes to the loop's first line, which is in no `try` of the loop's. Python ends
+    the tracing when a trace function raises. Whoever traces already, a debugger say, is left alone.
+    """
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "line" and not _is_on_its_way(first):
+            raise Interrupted
+        return trace
+
+    if sys.gettrace() is None:
+        sys.settrace(_trace_nothing)
+        for frame in frames:
+            frame.f_trace = trace
+
+
+def _is_on_its_way(first: Interrupted) -> bool:
+    """Whether it is being handled, or what somebody has raised instead."""
+    error = sys.exception()
+    while error is not None and error is not first:
+        error = error.__context__
+    return error is first
+
+
+def _strike_no_more() -> None:
+    if sys.gettrace() is _trace_nothing:
+        sys.settrace(None)
+
+
+def _trace_nothing(_frame: FrameType, _event: str, _argument: object) -> None:
+    """Trace no frame that begins now."""
 
 
 alarm: Final = Alarm()

@@ -51,6 +51,7 @@ class Record:
         breakers: What tells of each breaker that did something out of the ordinary.
         left_behind: What could not be cleaned up, in words.
         blocked: The stack of what blocked the loop when it was interrupted, outermost first.
+        inside: Of a plain function's block, what a loop that ran in it was doing when that was cut.
     """
 
     __slots__ = (
@@ -60,6 +61,7 @@ class Record:
         "batches",
         "blocked",
         "breakers",
+        "inside",
         "left_behind",
         "sections",
         "steps",
@@ -75,6 +77,7 @@ class Record:
         self._held: list[Closable] = []
         self.left_behind: list[str] = []
         self.blocked: list[Position] = []
+        self.inside: tuple[TaskReport, ...] = ()
 
     def opened(self, resource: Closable) -> None:
         """Remember something that the block has opened.
@@ -134,7 +137,8 @@ class Record:
         """What was cut, in a few words: an error report often carries no more than the message."""
         # A thread may begin a step meanwhile, here and below: iterate over a copy.
         cut = next((step.name for step in reversed(tuple(self.steps)) if step.status == "cut"), None)
-        call = None if self._sighting is None else self._sighting.call()
+        calls = (task.call for task in self.inside) if self._sighting is None else (self._sighting.call(),)
+        call = next(filter(None, calls), None)
         blocked = self.blocked_in()
         return "".join(
             [
@@ -164,7 +168,7 @@ class Record:
             allowed=soft - entered,
             elapsed=now - entered,
             margin=margin,
-            tasks=() if self._sighting is None else self._sighting.reports(),
+            tasks=self.inside if self._sighting is None else self._sighting.reports(),
             steps=tuple(step.report(entered, now) for step in tuple(self.steps)),
             sections=tuple(section() for section in tuple(self.sections)),
             batches=tuple(batch() for batch in tuple(self.batches)),

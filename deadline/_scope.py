@@ -24,20 +24,21 @@ import os
 from asyncio import CancelledError
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Self, final
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, final
 
 import anyio
 import anyio.lowlevel
 from anyio import CancelScope
 
 from deadline import _source
+from deadline._edge import built, check_name_and_error, holds_interrupt, is_unwinding, said
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit
-from deadline._interrupt import Interrupted, alarm
+from deadline._interrupt import alarm
 from deadline._margin import shares
 from deadline._record import Record
-from deadline._sighting import left_running
-from deadline._timer import Clock, clock_of
+from deadline._sighting import left_running, running_inside
+from deadline._timer import Clock, PlainClock, clock_of, plain_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,21 +115,6 @@ def deadline(
     return Deadline(*ends, name, error, interrupt=interrupt)
 
 
-def check_name_and_error(name: str | None, error: type[DeadlineExceeded]) -> None:
-    """Refuse a name that is no string and an error that is not ours, by `TypeError`."""
-    if name is not None and not isinstance(name, str):
-        raise TypeError(
-            f"name: expected a string, got {name!r} ({type(name).__name__}); write name='checkout'"
-        )
-    if error is not DeadlineExceeded and not (
-        isinstance(error, type) and issubclass(error, DeadlineExceeded)
-    ):
-        raise TypeError(
-            f"error: expected a subclass of DeadlineExceeded, got {error!r}; "
-            "write `class CheckoutTimeout(DeadlineExceeded): ...` and error=CheckoutTimeout"
-        )
-
-
 @final
 class Deadline:
     """A deadline in force, as `async with deadline(...) as dl` and `exceeded.grace()` give it.
@@ -171,7 +157,7 @@ class Deadline:
     )
 
     _task: asyncio.Task[object]
-    _clock: Clock
+    _clock: Clock | PlainClock
     _parent: Deadline | None
     _entered: float
     _scope: CancelScope
@@ -288,26 +274,45 @@ class Deadline:
             self.soft = self.hard = math.inf
             return self
         self._task = task = _running_task()
-        self._clock = clock = clock_of(task.get_loop())
-        self._parent = current()
-        self._entered = now = clock.now()
-        self.hard = hard = _source.hard_end(self._source, clock, now)
-        margin = self._margin
-        if not isinstance(margin, float):
-            margin = margin.of(self._source, hard - now)
-        self.soft = self.wakes_at = soft = hard - margin
-        if soft <= now or (self._parent is not None and self._parent._is_past(now)):
+        clock = clock_of(task.get_loop())
+        now = self._sample(clock)
+        if self.soft <= now or (self._parent is not None and self._parent._is_past(now)):
             await self._enter_late()
         self._scope = scope = CancelScope()
         scope.__enter__()
         self._cancelling = task.cancelling()
         self._state = "open"
         self._token = _current.set(self)
-        if soft < math.inf:
+        if self.soft < math.inf:
             clock.arm(self)
             if self._interrupt and clock.early:
                 alarm.arm(self, clock.loop)
         return self
+
+    def enter_plainly(self) -> None:
+        """Enter it where no loop runs; only the alarm cuts there. `leave_plainly` is its edge.
+
+        Raises:
+            DeadlineExceeded: Nothing is left.
+        """
+        if self._sample(plain_clock) >= self.soft:
+            self._refuse()
+        self._state = "open"
+        self._token = _current.set(self)
+        if self._interrupt and self.soft < math.inf:
+            alarm.arm(self, None, self.due)
+
+    def _sample(self, clock: Clock | PlainClock) -> float:
+        """Read the time, and work out the instants. Returns what it is."""
+        self._clock = clock
+        self._parent = current()
+        self._entered = now = clock.now()
+        self.hard = hard = _source.hard_end(self._source, clock, now)
+        margin = self._margin
+        if not isinstance(margin, float):
+            margin = margin.of(self._source, hard - now)
+        self.soft = self.wakes_at = hard - margin
+        return now
 
     async def _enter_late(self) -> None:
         """Nothing is left, here or around: be cut by who is past, or raise.
@@ -319,10 +324,13 @@ class Deadline:
         while self._owner(self._clock.now()) is not None:  # noqa: ASYNC110  # only time can tell
             await anyio.sleep(TIE)
         if self.soft <= self._clock.now():
-            self._expired = True
-            self._state = "closed"
             del self._task
-            raise self._exceeded(self._clock.now(), started=False)
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        self._expired = True
+        self._state = "closed"
+        raise self._exceeded(self._clock.now(), started=False)
 
     # --- the instant --------------------------------------------------------------------------------------
 
@@ -353,13 +361,21 @@ class Deadline:
         self.record().look(self._task, self.covers, self._clock.now, until)
 
     def due(self) -> None:
-        """Cut the block, unless the expiry is an ancestor's (the timer calls this at the instant)."""
+        """Cut the block, unless the expiry is an ancestor's (the timer calls this at the instant).
+
+        Where the block has no loop, what is cut is what the running loop does for it, if one does.
+        """
         now = max(self._clock.now(), self.soft)
         if self._owner(now) is not None:
             self.wakes_at = now + TIE
             self._clock.arm(self)
             return
         self._cut_at = now
+        if self._clock.loop is None:
+            self.record().inside, tasks = running_inside(self.covers, now)
+            for task in tasks:
+                task.cancel()
+            return
         self.record().look_again(self._task, now)
         self._scope.cancel()
 
@@ -369,7 +385,9 @@ class Deadline:
     def strikes_at(self) -> float:
         """Just after the soft instant, where the loop's own timer would have cut; after the cut's share."""
         if self._cut_at == math.inf:
-            return self.soft + TIE
+            return self.soft if self._clock.loop is None else self.soft + TIE
+        if self._holds and self._clock.loop is None:
+            return self.shares().undo  # a loop inside waits for it, which is no hanging
         soft, margin = self.spared
         return shares(soft, soft + margin).unwinding
 
@@ -392,6 +410,38 @@ class Deadline:
     ) -> None:
         if self._state == "disabled":
             return
+        now = self._close()
+        try:
+            if not self._left_by_its_task(exc):
+                return
+            # Of a CancelledError alone anyio can be sure; whatever else leaves is for us to decide.
+            cancelled = exc_type if exc_type is CancelledError else None
+            caught = self._scope.__exit__(cancelled, exc if cancelled else None, None)
+            if self._record is not None and (opened := self._record.resources()):
+                await self._settle(
+                    self._record, opened, cut=self._interrupted if exc is None else is_unwinding(exc, self)
+                )
+            self._decide(exc, now, caught=caught)
+        finally:
+            # Tasks that the block started keep this object in their contexts for as long as they live.
+            del self._task, self._scope, self._token
+            self._record = None
+
+    def leave_plainly(self, exc: BaseException | None) -> None:
+        """Leave what `enter_plainly` has entered, by `exc` or with a result.
+
+        Raises:
+            DeadlineExceeded: It was cut.
+        """
+        now = self._close()
+        try:
+            self._decide(exc, now)
+        finally:
+            del self._token
+            self._record = None
+
+    def _close(self) -> float:
+        """Have nothing wake it any more. Returns what time it is."""
         self._clock.disarm(self)
         if self._interrupt:
             alarm.disarm(self)
@@ -399,25 +449,24 @@ class Deadline:
         self._state = "closed"
         self._expired = now >= self.soft
         _reset(self._token)
-        try:
-            if not self._left_by_its_task(exc):
-                return
-            self._scope.__exit__(None, None, None)
-            if self._record is not None:
-                cut = self._interrupted if exc is None else self._is_unwinding(exc)
-                await self._settle(self._record, cut=cut)
-            if exc is None and not self._interrupted:
-                self._stands(now)
-            elif self._cut_at == math.inf and not self._interrupted:
-                pass
-            elif exc is not None and not self._is_unwinding(exc):
-                exc.add_note(f"{self!r}: raised while its block was being cut")
-            elif self._is_ours(exc, now):
-                raise self._exceeded(now) from self.record().last_error() or exc
-        finally:
-            # Tasks that the block started keep this object in their contexts for as long as they live.
-            del self._task, self._scope, self._token
-            self._record = None
+        return now
+
+    def _decide(self, exc: BaseException | None, now: float, *, caught: bool = False) -> None:
+        """Raise our own error, if it is what leaves instead.
+
+        Args:
+            exc: What leaves.
+            now: When.
+            caught: Whether anyio is sure that it is the cut, and that nobody else has cancelled.
+        """
+        if exc is None and not self._interrupted:
+            self._stands(now)
+        elif self._cut_at == math.inf and not self._interrupted:
+            pass
+        elif exc is not None and not is_unwinding(exc, self):
+            exc.add_note(f"{self!r}: raised while its block was being cut")
+        elif caught or self._is_ours(exc, now):
+            raise self._exceeded(now) from self.record().last_error() or exc
 
     def _left_by_its_task(self, exc: BaseException | None) -> bool:
         """Whether the task that entered is the one that leaves; False if it leaves no more, but is closed."""
@@ -432,17 +481,6 @@ class Deadline:
             "fixture that holds a deadline over a `yield` is left by another: enter it at the work itself"
         )
 
-    def _is_unwinding(self, exc: BaseException) -> bool:
-        """Whether nothing but cancellation leaves, and refusals of ours that it met in a group's children."""
-
-        def expected(error: BaseException) -> bool:
-            refused = isinstance(error, InsufficientTime) and error.deadline is self
-            return isinstance(error, CancelledError | Interrupted | BaseExceptionGroup) or refused
-
-        if isinstance(exc, BaseExceptionGroup):
-            return exc.subgroup(lambda error: not expected(error)) is None
-        return isinstance(exc, CancelledError | Interrupted)
-
     def _stands(self, now: float) -> None:
         """A body that finishes keeps its result."""
         if now > self.soft:
@@ -451,34 +489,35 @@ class Deadline:
 
     def _is_ours(self, exc: BaseException | None, now: float) -> bool:
         """Whether what leaves is our doing: our interrupt, or our cut and nobody else's cancellation."""
-        if exc is None or _holds_interrupt(exc):
+        if exc is None or holds_interrupt(exc):
             return self._interrupted or self._owner(now) is None  # a task of others may hand on its own
+        if self._clock.loop is None:
+            return True
         return self._task.cancelling() <= self._cancelling and anyio.current_effective_deadline() > -math.inf
 
-    async def _settle(self, record: Record, *, cut: bool) -> None:
+    async def _settle(self, record: Record, opened: list[Closable], exc: BaseException | None) -> None:
         """Close what was opened in the block if it was cut; else it is for the deadline around to do."""
         around = next(self._around(), None)
-        if cut:
+        if self._interrupted if exc is None else is_unwinding(exc, self):
             await record.close_resources()
         elif around is not None:
-            for resource in record.resources():
+            for resource in opened:
                 around.close_on_cut(resource)
 
     def _exceeded(self, now: float, *, started: bool = True, tell: bool = True) -> DeadlineExceeded:
-        allowed = self.soft - self._entered
-        name = f"deadline {self.name!r}" if self.name else "deadline"
-        kept = f" with a margin of {self.margin:.3f} s" if self.margin else ""
-        if self.answer_by < self.hard:
-            kept = f" for a caller that waits {self.answer_by - self._entered:.3f} s"
-        if started:
-            message = f"{name} exceeded: {allowed:.3f} s allowed{kept}{self.record().where()}"
-        else:
-            left = max(0.0, self.hard - self._entered)
-            message = f"{name} exceeded before it began: {left:.3f} s left{kept}, so the body did not run"
+        message = said(
+            self.name,
+            entered=self._entered,
+            soft=self.soft,
+            hard=self.hard,
+            answer_by=self.answer_by,
+            margin=self.margin,
+            where=self.record().where() if started else None,
+        )
         if tell:
-            self._tell(now, allowed, started=started)
+            self._tell(now, started=started)
         try:
-            return self._filled(_built(self._error, message), now, started=started)
+            return self._filled(built(self._error, message), now, started=started)
         except Exception as error:  # noqa: BLE001  # a user's class may do anything, and the cut must not be lost
             plain = DeadlineExceeded(message)
             plain.add_note(
@@ -486,7 +525,7 @@ class Deadline:
             )
             return self._filled(plain, now, started=started)
 
-    def _tell(self, now: float, allowed: float, *, started: bool) -> None:
+    def _tell(self, now: float, *, started: bool) -> None:
         blocked = self.record().blocked_in()
         if blocked is not None:
             emit("deadline.interrupted", logging.WARNING, deadline=self.name, blocked=blocked)
@@ -495,7 +534,7 @@ class Deadline:
             logging.INFO,
             deadline=self.name,
             started=started,
-            allowed=allowed,
+            allowed=self.soft - self._entered,
             elapsed=now - self._entered,
             margin=self.margin,
         )
@@ -625,7 +664,7 @@ class Deadline:
         Returns:
             The deadlines that are held, the innermost first; `release` each.
         """
-        held = [dl for dl in (self, *self._around()) if dl._clock.loop is self._clock.loop]
+        held = [dl for dl in (self, *self._around()) if dl._clock.loop in {self._clock.loop, None}]
         for dl in held:
             if not dl._holds:
                 dl._unheld = dl.soft
@@ -666,19 +705,6 @@ class Deadline:
     def now(self) -> float:
         """The loop's clock, in seconds."""
         return self._clock.now()
-
-
-def _holds_interrupt(exc: BaseException) -> bool:
-    return isinstance(exc, Interrupted) or (
-        isinstance(exc, BaseExceptionGroup) and exc.subgroup(Interrupted) is not None
-    )
-
-
-def _built(cls: type[DeadlineExceeded], message: str) -> DeadlineExceeded:
-    error: object = cls(message)
-    if not isinstance(error, DeadlineExceeded):
-        raise TypeError(f"it made a {type(error).__name__}")
-    return error
 
 
 def _reset(token: Token[Deadline | None]) -> None:

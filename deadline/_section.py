@@ -50,6 +50,17 @@ _CUTS: Final = (CancelledError, DeadlineExceeded, Interrupted, GeneratorExit)  #
 
 # --- steps ------------------------------------------------------------------------------------------------
 
+_watcher: Callable[[Step], object] | None = None
+
+
+def watch_steps(watcher: Callable[[Step], object] | None) -> None:
+    """Have `watcher` told of each step that begins or ends inside of a deadline; there is one, or none.
+
+    It is called between two lines of the work, in whatever thread that is, and must not raise.
+    """
+    global _watcher  # noqa: PLW0603  # a process's record has one place for the last step
+    _watcher = watcher
+
 
 @final
 class NamedStep:
@@ -73,6 +84,8 @@ class NamedStep:
             self._now = dl.now
             self._step = Step(self._name, dl.now())
             dl.begin_step(self._step)
+            if _watcher is not None:
+                _watcher(self._step)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -86,6 +99,8 @@ class NamedStep:
             self._step.status = "cut"
         else:
             self._step.status = "failed"
+        if _watcher is not None:
+            _watcher(self._step)
 
 
 def step(name: str) -> NamedStep:

@@ -266,12 +266,15 @@ def _members(group: Any) -> list[asyncio.Task[Any]]:
 
 
 def left_running(
-    loop: asyncio.AbstractEventLoop,
+    loop: asyncio.AbstractEventLoop | None,
     belongs: Callable[[Context], bool],
     now: float,
     host: asyncio.Task[Any] | None,
 ) -> tuple[TaskReport, ...]:
-    """The unfinished tasks of `loop` whose context says that they belong, without this one and the host."""
+    """The unfinished tasks of a loop whose context says that they belong, without this one and the host.
+
+    `None` is the running loop, if there is one.
+    """
     try:
         others = asyncio.all_tasks(loop) - {asyncio.current_task(loop), host}
         found = [task for task in others if belongs(context_of(task))]
@@ -279,6 +282,14 @@ def left_running(
         return ()
     found = found[:MOST_TASKS]
     return tuple(_Sighted(task, _look(task, further=False)[0], now, host=False).report() for task in found)
+
+
+def running_inside(
+    belongs: Callable[[Context], bool], now: float
+) -> tuple[tuple[TaskReport, ...], list[asyncio.Task[Any]]]:
+    """What the running loop does for a plain function's deadline: the tasks, and what they await."""
+    tasks = [task for task in asyncio.all_tasks() if belongs(context_of(task))]
+    return left_running(None, belongs, now, None), tasks
 
 
 def context_of(task: asyncio.Task[Any]) -> Context:

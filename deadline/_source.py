@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from typing import TypeGuard
 
-    from deadline._timer import Clock
+    from deadline._timer import Clock, PlainClock
 
 
 class LambdaContext(Protocol):
@@ -239,12 +239,12 @@ def checked(source: Source) -> Checked:
     raise TypeError(f"source: {_EXPECTED}; got {source!r} ({type(source).__name__})")
 
 
-def hard_end(source: Checked, clock: Clock, now: float) -> float:
+def hard_end(source: Checked, clock: Clock | PlainClock, now: float) -> float:
     """The instant at which the source ends us, on `clock`; `inf` if it never does.
 
     Args:
         source: As `checked` returned it.
-        clock: The loop's.
+        clock: The loop's, or the plain one.
         now: Its reading, taken before this call.
     """
     if isinstance(source, float):
@@ -254,6 +254,20 @@ def hard_end(source: Checked, clock: Clock, now: float) -> float:
     if isinstance(source, Moment):
         return now + (source.timestamp - time.time())
     return _anchored(source, clock, now + _context_seconds(source))
+
+
+def seconds_left(source: Source) -> float:
+    """Seconds until a source ends, for whoever has no deadline of it and needs none.
+
+    Raises:
+        TypeError, ValueError: It is no source.
+    """
+    known = checked(source)
+    if isinstance(known, Instant):
+        return math.inf  # on a loop's clock, which nobody knows here
+    if isinstance(known, float):
+        return known
+    return known.timestamp - time.time() if isinstance(known, Moment) else _context_seconds(known)
 
 
 def _context_seconds(context: LambdaContext) -> float:
@@ -285,10 +299,10 @@ def _name(context: object) -> str:
 
 # One context is read once per invocation: a second reading would give another instant, and nested scopes
 # on the same context would toss a coin for who expires first (in 44 to 50 % of runs the inner one did).
-_anchors: weakref.WeakKeyDictionary[Any, tuple[Clock, float]] = weakref.WeakKeyDictionary()
+_anchors: weakref.WeakKeyDictionary[Any, tuple[Clock | PlainClock, float]] = weakref.WeakKeyDictionary()
 
 
-def _anchored(context: LambdaContext, clock: Clock, reading: float) -> float:
+def _anchored(context: LambdaContext, clock: Clock | PlainClock, reading: float) -> float:
     try:
         known = _anchors.get(context)
         if known is not None and known[0] is clock and abs(known[1] - reading) <= _SAME_INVOCATION:

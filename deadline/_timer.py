@@ -120,6 +120,27 @@ class Clock:
             self._spinning = False
 
 
+class PlainClock:
+    """The clock of code that no loop runs. It wakes nobody: what cuts there is the alarm (`_interrupt`)."""
+
+    __slots__ = ("early", "loop", "now")
+
+    def __init__(self) -> None:
+        self.loop = None
+        self.now: Callable[[], float] = time.monotonic
+        self.early = EARLY
+
+    def arm(self, sleeper: Sleeper) -> None:
+        """Nothing to set."""
+
+    def disarm(self, sleeper: Sleeper) -> None:
+        """Nothing to take back."""
+
+
+plain_clock: Final = PlainClock()
+"""The one that there is."""
+
+
 def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
     """The one clock of `loop`.
 

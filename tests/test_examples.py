@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import socketserver
 import subprocess
 import sys
@@ -92,6 +93,24 @@ def test_hello_is_killed_or_answers(function: str, code: int, last: str) -> None
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout.splitlines()[-1] == last
     assert ("aws.exceeded" in done.stdout and "hello.py:" in done.stdout) == (function == "handler")
+
+
+def test_the_last_words_are_told_by_the_next() -> None:
+    """Under the local Lambda one is killed without a word, and the next one tells of it."""
+    pytest.importorskip("awslambdaric")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "last_words.py"],
+        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    first, second = done.stdout.strip().split("\n\n")
+    (request_id,) = re.findall(r"START RequestId: (\S+)", first)
+    assert "signal: killed" in first
+    assert f"aws.died function='last_words' request_id='{request_id}' step='resize'" in second
+    assert "at_timeout=False" in second
 
 
 class Mailbox(socketserver.StreamRequestHandler):
@@ -212,6 +231,15 @@ def test_a_start_that_hangs_is_named() -> None:
     assert opening.endswith("\nconnected\n")
 
 
+def test_a_plain_function_answers_and_its_client_goes_on() -> None:
+    """Before it is killed; the next invocation uses the client whose call was interrupted."""
+    cut, noted = run("plain.py").splitlines()
+    assert cut.startswith("success after 1.5 s: ")
+    assert cut.endswith("{'status': 'partial', 'done': ['orders'], 'pending': ['invoices']}")
+    assert noted.startswith("success after 0.")
+    assert noted.endswith("{'status': 'noted'}")
+
+
 def test_a_caller_is_answered_and_the_undo_completes() -> None:
     """Before second 29 the one, after it the other."""
     answering, released, response = run("gateway.py").splitlines()
@@ -260,3 +288,13 @@ def test_a_home_page_with_dead_parts_is_there_in_time() -> None:
     assert float(second[0]) < 0.3
     assert float(third[0]) < 0.2
     assert (second[-1], third[-1]) == ("4", "0")
+
+
+def test_workers_that_hang_come_back() -> None:
+    """Under `asyncio.timeout` three of four are gone; under a handler they answer, and all serve on."""
+    pytest.importorskip("awslambdaric")
+    plain, _, ours = run("managed.py").partition("handler\n")
+    assert [line.split()[-1] for line in plain.splitlines()[1:4]] == ["timeout"] * 3
+    assert "1 of 4 workers left" in plain
+    assert ours.count("'status': 'partial'") == 3
+    assert "4 of 4 workers left" in ours

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from deadline import DeadlineExceeded, _scope, critical, deadline, subscribe
-from deadline._interrupt import Interrupted, Place, alarm, interruptible, is_unawaited
+from deadline._interrupt import Interrupted, Place, alarm, borne, interruptible, is_unawaited
 from deadline.testing import VirtualLoop
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ async def blocks() -> None:
 
 USERS = Place("orders", "handle", awaits=True)
 UNDOES = Place("deadline._section", "undo", awaits=True)
+CALLED = Place("deadline.aws._plain", "call_yours", awaits=False)
+JOINS = Place("asyncio.base_events", "shutdown_default_executor", awaits=True)
+WAITS = Place("selectors", "select", awaits=False)
 
 
 def of(module: str, function: str = "f") -> Place:
@@ -88,8 +91,9 @@ def of(module: str, function: str = "f") -> Place:
         ([of("queue"), USERS], 0.0),
         ([of("concurrent.futures._base", "result"), USERS], 0.0),
         ([of("asyncio_tools"), of("deadlines"), USERS], 0.0),
-        ([of("weakref"), USERS], 1 / 3),
-        ([of("_weakrefset"), USERS], 1 / 3),
+        ([of("weakref"), USERS], None),
+        ([of("_weakrefset"), USERS], None),
+        ([of("orders"), of("weakref"), USERS], 1 / 3),
         ([of("orders"), of("logging.handlers"), USERS], 1 / 3),
         ([of("orders"), of("importlib._bootstrap"), USERS], 1 / 3),
         ([of("orders"), of("_frozen_importlib"), USERS], 1 / 3),
@@ -99,9 +103,20 @@ def of(module: str, function: str = "f") -> Place:
         ([of("asyncio.base_events"), USERS], None),
         ([Place("asyncio.tasks", "sleep", awaits=True), USERS], None),
         ([of("anyio._backends._asyncio"), USERS], None),
+        ([of("concurrent.futures._base", "result"), of("anyio.from_thread", "call"), CALLED], 0.0),
         ([of("uvloop"), USERS], None),
         ([of("deadline._scope"), USERS], None),
         ([of("orders"), UNDOES], 0.0),
+        ([of("orders"), CALLED, of("deadline.aws._plain")], 0.0),
+        ([CALLED, of("deadline.aws._plain")], None),
+        ([of("deadline._section", "__enter__"), of("orders"), CALLED], None),
+        ([of("orders", "__del__"), of("orders"), CALLED], None),
+        ([of("logging"), of("orders"), CALLED], 1 / 3),
+        (
+            [of("threading", "join"), Place("asyncio.base_events", "shutdown_default_executor", awaits=True)],
+            0.0,
+        ),
+        ([WAITS, of("asyncio.base_events", "_run_once"), of("orders"), CALLED], None),
         ([UNDOES], None),
         ([of("deadline._events"), UNDOES], None),
         ([USERS, of("asyncio.events"), of("__main__")], 0.0),
@@ -119,6 +134,69 @@ def test_what_may_be_interrupted_and_when(stack: list[Place], from_share: float 
         expected = from_share is not None and spent >= from_share
         assert interruptible(stack, spent, own=True) is expected
         assert interruptible(stack, spent, own=False) is (expected and spent >= 2 / 3)
+
+
+def test_a_loop_that_runs_inside_may_be_left_where_it_waits() -> None:
+    """Nowhere else: in the middle of its books as little as the deadline's own loop."""
+    loop = [
+        of("asyncio.base_events", "_run_once"),
+        of("asyncio.base_events", "run_forever"),
+        of("orders"),
+        CALLED,
+    ]
+    for inside, stack, expected in [
+        (True, [WAITS, *loop], True),
+        (False, [WAITS, *loop], False),
+        (True, [of("orders"), WAITS, *loop], False),
+        (True, [WAITS, of("orders"), CALLED], True),
+        (True, loop, False),
+        (True, [of("orders"), of("asyncio.events", "_run"), *loop], False),
+    ]:
+        assert interruptible(stack, 0.5, own=True, leaves_loop=inside) is expected
+
+
+CALLS_BACK = Place("asyncio.events", "_run", awaits=False, hands_on=True)
+RUNS = of("deadline.aws._environment", "run")
+
+
+@pytest.mark.parametrize(
+    ("stack", "own", "others"),
+    [
+        ([of("orders"), CALLS_BACK, of("asyncio.base_events", "_run_once")], True, True),
+        ([of("orders"), of("time"), of("logging"), CALLS_BACK], True, True),
+        ([of("orders"), USERS, CALLS_BACK], True, True),  # somebody drives it by hand
+        ([CALLS_BACK], True, False),  # C code of the block's, or a task that has just ended
+        ([CALLS_BACK._replace(hands_on=False)], False, False),
+        ([of("orders"), CALLS_BACK._replace(hands_on=False)], False, False),  # a signal's handler
+        ([of("orders"), of("asyncio.events", "_add_callback"), CALLS_BACK], False, False),
+        ([of("aiohttp"), of("asyncio.selector_events"), CALLS_BACK], False, False),
+        ([of("anyio._backends._asyncio"), CALLS_BACK], False, False),
+        ([of("deadline._timer"), CALLS_BACK], False, False),
+        ([of("orders", "__del__"), CALLS_BACK], False, False),
+        ([of("weakref", "remove"), CALLS_BACK], False, False),
+        ([of("_weakrefset", "_remove"), CALLS_BACK], False, False),
+        ([of("selectors", "select"), of("asyncio.base_events", "_run_once"), RUNS], False, False),
+        ([of("uvloop._noop", "noop"), RUNS], False, False),
+        ([of("orders"), RUNS], True, True),
+        ([of("orders"), of("asyncio.runners", "run")], True, True),
+        ([RUNS], True, False),
+        ([of("orders"), of("__main__")], False, False),
+        ([], False, False),
+    ],
+    ids=lambda value: "-".join(one.module for one in value) if isinstance(value, list) else None,
+)
+def test_what_the_loop_bears(stack: list[Place], *, own: bool, others: bool) -> None:
+    """A callback that stands right on the loop, in the last third; C code of it only if it is the block's."""
+    for spent in (0.0, 0.5, 0.67, 5.0):
+        assert borne(stack, spent, own=True) is (own and spent >= 2 / 3)
+        assert borne(stack, spent, own=False) is (others and spent >= 2 / 3)
+
+
+def test_the_place_where_asyncio_calls_back_is_known() -> None:
+    """One call in its `_run`, which the standard library may write otherwise one day."""
+    code = asyncio.Handle._run.__code__
+    assert (asyncio.Handle.__module__, code.co_name) == ("asyncio.events", "_run")
+    assert [one.opname for one in dis.get_instructions(code)].count("CALL_FUNCTION_EX") == 1
 
 
 async def awaits(group: Any) -> None:
@@ -182,6 +260,39 @@ async def raised_as_cancelled() -> None:
         raise asyncio.CancelledError from None
 
 
+async def swallowed_for_ever() -> None:
+    while True:
+        try:
+            try:
+                block()
+            finally:
+                len("not the end of it")
+        except BaseException as error:
+            repr(error)
+
+
+async def suppressed_for_ever() -> None:
+    while True:
+        with suppress(BaseException):
+            while True:
+                pass
+
+
+async def called_back() -> None:
+    asyncio.get_running_loop().call_soon(block)
+    await asyncio.sleep(LONG)
+
+
+async def called_back_in_c() -> None:
+    asyncio.get_running_loop().call_later(0.001, time.sleep, LONG)
+    await asyncio.sleep(LONG)
+
+
+async def called_back_by_a_thread() -> None:
+    threading.Thread(target=asyncio.get_running_loop().call_soon_threadsafe, args=[block]).start()
+    await asyncio.sleep(LONG)
+
+
 async def deadlocked() -> None:
     lock = threading.Condition()
     with lock:
@@ -190,7 +301,8 @@ async def deadlocked() -> None:
 
 WAYS: list[Callable[[], Awaitable[None]]] = [
     blocks, in_group, in_anyio_group, gathered, gathered_and_kept, waited_for, swallowed,
-    swallowed_and_awaited, raised_as_cancelled, deadlocked,
+    swallowed_and_awaited, raised_as_cancelled, deadlocked, swallowed_for_ever, suppressed_for_ever,
+    called_back, called_back_in_c, called_back_by_a_thread,
 ]  # fmt: skip
 
 
@@ -198,10 +310,12 @@ WAYS: list[Callable[[], Awaitable[None]]] = [
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_whatever_blocks_ends_in_the_deadlines_error(run: Callable[..., Any], way: Any) -> None:
     """Also if the interrupt was lost on its way: an interrupted scope never lets its result stand."""
+    if way in {swallowed_for_ever, suppressed_for_ever} and sys.gettrace() is not None:
+        pytest.skip("whoever measures coverage traces, and is left alone")
 
     async def main() -> None:
         with pytest.raises(DeadlineExceeded) as caught:
-            async with deadline(SOON, margin=0.0, interrupt=True) as dl:
+            async with deadline(SOON + 0.3, margin=0.3, interrupt=True) as dl:
                 await way()
         assert caught.value.deadline is dl
         assert caught.value.report.blocked
@@ -210,6 +324,56 @@ def test_whatever_blocks_ends_in_the_deadlines_error(run: Callable[..., Any], wa
             assert (task := asyncio.current_task()) is not None
             assert task.cancelling() == 0
         await asyncio.sleep(0)  # nothing is left of it
+
+    run(main())
+
+
+@slow
+def test_whoever_traces_goes_on_tracing() -> None:
+    """A debugger, say: what swallows is then struck singly, and its tracer is there afterwards."""
+
+    def tracer(*_: object) -> None: ...
+
+    async def main() -> int:
+        swallowed = 0
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(SOON + 0.2, margin=0.2, interrupt=True):
+                for _ in range(15):
+                    try:
+                        block()
+                    except BaseException:
+                        swallowed += 1
+        return swallowed
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        assert asyncio.run(main()) == 15
+        assert sys.gettrace() is tracer
+    finally:
+        sys.settrace(before)
+
+
+@slow
+def test_a_second_strike_leaves_no_tracer_behind(run: Callable[..., Any]) -> None:
+    """Whether it came or there was nothing more to strike."""
+    if sys.gettrace() is not None:
+        pytest.skip("somebody else traces")
+
+    async def lets_go() -> None:
+        for _ in range(4):
+            try:
+                block()
+            except BaseException:
+                pass
+
+    async def main() -> None:
+        for way in (lets_go, swallowed_for_ever):
+            with pytest.raises(DeadlineExceeded):
+                async with deadline(SOON + 0.1, margin=0.1, interrupt=True):
+                    await way()
+            await asyncio.sleep(0)
+            assert sys.gettrace() is None
 
     run(main())
 

@@ -1,4 +1,4 @@
-"""`handler`: an `async def` as a Lambda function."""
+"""`handler`: an `async def`, or a plain function, as a Lambda function that ends in time."""
 
 from __future__ import annotations
 
@@ -10,75 +10,52 @@ import logging
 import math
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from deadline import _scope
+from deadline._edge import check_name_and_error
 from deadline._errors import DeadlineExceeded
-from deadline._events import emit, logger
+from deadline._events import emit
 from deadline._interrupt import alarm
-from deadline._scope import check_name_and_error
-from deadline._source import ANSWER_MARGIN, DefaultMargin, checked_margin, seconds
+from deadline._source import DefaultMargin, checked_margin
 from deadline._travel import received
+from deadline.aws._arguments import (
+    breadcrumb_of,
+    check_function,
+    check_lifespan,
+    checked_limit,
+    checked_resume,
+    default_margin,
+)
 from deadline.aws._callers import caller_left, headers_of
 from deadline.aws._early_answer import post_early
+from deadline.aws._ending import Outcome
 from deadline.aws._environment import Lifespan, environment, replace_environment
 from deadline.aws._failure import full_traceback, told
-from deadline.aws._invocation import Invocation, Outcome
+from deadline.aws._invocation import Invocation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
+    from deadline.aws._breadcrumb import Breadcrumb
+    from deadline.aws._lambda_function import (
+        Context_contra,
+        Decorator,
+        Event_contra,
+        LambdaFunction,
+        PlainFunction,
+        Response_co,
+    )
     from deadline.aws._message import Redact
     from deadline.aws._notice import Notice
     from deadline.aws._notifier import Notifier
     from deadline.aws._resume import Resume
 
-Event_contra = TypeVar("Event_contra", contravariant=True)
-Context_contra = TypeVar("Context_contra", contravariant=True)
-Response_co = TypeVar("Response_co", covariant=True)
 Resources = TypeVar("Resources")
-Mitigation = TypeVar("Mitigation", bound="Callable[..., Awaitable[Any]]")
 
 _UNSET: Final[Any] = object()
-
-
-class LambdaFunction(Protocol[Event_contra, Context_contra, Response_co]):
-    """What `handler` makes: a plain function that Lambda can call, with two attributes."""
-
-    def __call__(self, event: Event_contra, context: Context_contra, /) -> Response_co:
-        """Run an invocation to its answer, on the loop that this process keeps."""
-
-    def on_exceeded(self, mitigation: Mitigation, /) -> Mitigation:
-        """Register what runs when the time is up: `async def (exceeded, event, context[, resources])`.
-
-        What it returns is the response. `raise exceeded` in it fails the invocation after mitigating, so that
-        retries, dead-letter queues and error metrics do their work: the right choice for every caller that
-        retries. Any other error that it raises leaves with `exceeded` as its cause.
-
-        It has the time from the cut to the margin's last twentieth (20 ms at least), before whoever waits for
-        the answer gives up (`caller_limit`) or else before Lambda's timeout, and is cut then; the
-        invocation then fails with `exceeded`. `resources` is `None` if the time was up before they were open.
-
-        Raises:
-            TypeError: It is no `async def`.
-        """
-
-    async def invoke(
-        self, event: Event_contra, context: Context_contra = ..., /, *, resources: Any = ...
-    ) -> Response_co:
-        """Run a whole invocation on the running loop, for unit tests: deadline, `on_exceeded`, draining.
-
-        Args:
-            event: What Lambda would pass.
-            context: What Lambda would pass; `deadline.testing.FakeContext` is one. `None`: no limit.
-            resources: Used instead of what the lifespan gives. Without them the lifespan is entered for this
-                invocation and left at its end.
-
-        Raises:
-            Exception: What Lambda would be told.
-        """
 
 
 @dataclass
@@ -95,7 +72,7 @@ class Plan:
         warned: Whether it was said that an answer loses work; once is enough.
     """
 
-    function: Callable[..., Awaitable[Any]]
+    function: Callable[..., Any]
     margin: float | DefaultMargin
     name: str
     error: type[DeadlineExceeded]
@@ -105,21 +82,20 @@ class Plan:
     caller_limit: float | Literal["auto"] | None = "auto"
     notifier: Notifier | None = None
     resume: Resume[Any] | None = None
+    breadcrumb: Breadcrumb | None = None
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
-    mitigation: Callable[..., Awaitable[Any]] | None = None
+    mitigation: Callable[..., Any] | None = None
     warned: bool = False
     eager: bool = False
 
     def call(self, event: Any, context: Any) -> Any:
         """An invocation by Lambda, on this process's loop."""
         if _scope.DISABLED:
-            return environment().run(self._plainly(event, context, self.resources))
-        invocation = Invocation(
-            self, event, context, self.resources, lambda value: post_early(value, _CALLED_BY_LAMBDA)
-        )
+            return self._disabled(event, context)
+        invocation, run = self._invocation(event, context)
         interrupts = alarm.raised
         try:
-            outcome = environment().run(invocation.run(), invocation.interrupt)
+            outcome = run()
         except BaseException as error:  # noqa: BLE001  # nothing but an Exception may leave
             outcome = Outcome(None, error)
         if alarm.raised > interrupts:
@@ -130,6 +106,19 @@ class Plan:
             emit("aws.loop_replaced", logging.WARNING, function=self.name)
             replace_environment()
         return self._answer(outcome, context)
+
+    def _invocation(self, event: Any, context: Any) -> tuple[Any, Callable[[], Outcome]]:
+        """An invocation, and what runs it."""
+        invocation = Invocation(self, event, context, self.resources, self.post_early)
+        return invocation, lambda: environment().run(invocation.run(), invocation.interrupt)
+
+    def _disabled(self, event: Any, context: Any) -> Any:
+        return environment().run(self._plainly(event, context, self.resources))
+
+    @staticmethod
+    def post_early(value: Any) -> bool:
+        """Post the response before the handler returns, if Lambda called that; tells whether it could."""
+        return post_early(value, _CALLED_BY_LAMBDA)
 
     async def invoke(self, event: Any, context: Any = None, /, *, resources: Any = _UNSET) -> Any:
         """An invocation by a test, on the running loop."""
@@ -162,9 +151,14 @@ class Plan:
             received(headers_of(event)),
         )
 
+    @staticmethod
+    def check(function: Any, argument: str, takes: int) -> None:
+        """Refuse what is no `async def` that takes so many arguments."""
+        check_function(function, argument, takes)
+
     def register(self, mitigation: Any, /) -> Any:
         """Have `mitigation` run when the time is up."""
-        _check_function(mitigation, "on_exceeded", 3 if self.lifespan is None else 4)
+        self.check(mitigation, "on_exceeded", 3 if self.lifespan is None else 4)
         if self.mitigation is not None:
             raise RuntimeError(
                 f"on_exceeded: {self.name} has {self.mitigation.__qualname__} already; one answers for all"
@@ -230,6 +224,12 @@ def handler(
 
 @overload
 def handler(
+    function: Callable[[Event_contra, Context_contra], Response_co], /
+) -> PlainFunction[Event_contra, Context_contra, Response_co]: ...
+
+
+@overload
+def handler(
     *,
     margin: float | timedelta | None = None,
     error: type[DeadlineExceeded] = DeadlineExceeded,
@@ -238,15 +238,13 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
-    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
-) -> Callable[
-    [Callable[[Event_contra, Context_contra], Coroutine[Any, Any, Response_co]]],
-    LambdaFunction[Event_contra, Context_contra, Response_co],
-]: ...
+) -> Decorator[()]: ...
 
 
 @overload
@@ -260,15 +258,13 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
-    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
-) -> Callable[
-    [Callable[[Event_contra, Context_contra, Resources], Coroutine[Any, Any, Response_co]]],
-    LambdaFunction[Event_contra, Context_contra, Response_co],
-]: ...
+) -> Decorator[Resources]: ...
 
 
 def handler(
@@ -283,13 +279,14 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
-    notice: Notice | str | Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+    notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
     helper: bool = False,
+    breadcrumb: bool | Literal["event"] | None = None,
     resume: Resume[Any] | None = None,
 ) -> Any:
-    """Make an `async def f(event, context)` a plain function that Lambda can call.
+    """Make an `async def f(event, context)` a plain function that Lambda can call, or guard a plain one.
 
     Write `@aws.handler` or `@aws.handler(margin=..., ...)`, and name the function in Lambda's configuration.
 
@@ -300,22 +297,28 @@ def handler(
     `Exception` leaves, under the class name of what was raised, with notes, causes and group members in its
     message.
 
+    A plain `def f(event, context)` is called as it is, without a loop: when its time is up it is interrupted,
+    by SIGALRM, and `on_exceeded`, a plain function too, answers. It has no `invoke`: tests call it.
+
     Decorators of other libraries go above this one: they see a plain function.
 
     Args:
-        function: The `async def`; with a lifespan it takes the resources as a third argument.
+        function: The `async def`, or a plain function; with a lifespan it takes the resources as a third
+            argument.
         margin: Seconds kept back before Lambda's timeout. Not negative. Default: the environment's
             `DEADLINE_MARGIN`, at most half of what is left; without it 0.5, at most a quarter.
         error: What it fails with, a subclass of `DeadlineExceeded`; its name is what Lambda is told.
         name: The deadline's, for messages and reports. Default: the function's.
-        lifespan: A function that gives an async context manager (`contextlib.asynccontextmanager`); what that
-            gives is open from the first invocation on, for the life of the process. It is entered in a task
-            of its own, under the deadline of the invocation that needs it.
+        lifespan: For an `async def` alone, as are `eager`, `recycle` and `resume`: a function that gives an
+            async context manager (`contextlib.asynccontextmanager`); what that gives is open from the first
+            invocation on, for the life of the process. It is entered in a task of its own, under the deadline
+            of the invocation that needs it.
         eager: Enter the lifespan when the module is imported, in Lambda's time for initialising, and leave it
             to the first invocation if that is over before. Under SnapStart, after each restore; not on
             Managed Instances.
         interrupt: Interrupt what blocks the loop past the soft instant, by SIGALRM: `time.sleep`, a busy
-            loop, a synchronous client.
+            loop, a synchronous client. On Managed Instances, also end a worker that nothing frees. Without it
+            a plain function is not cut at all.
         recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
             warn by the event `aws.interrupted`.
@@ -327,36 +330,51 @@ def handler(
             Lambda's timeout.
         notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
             `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message,
-            a dict. At most one an invocation. Default: the environment's `DEADLINE_NOTICE`.
+            a dict; for a plain function a plain one, which is called in a thread. At most one an invocation.
+            Default: the environment's `DEADLINE_NOTICE`.
         notice_errors: Whether errors that nobody handled are told, too.
         redact: A function that takes the message and returns what of it may leave.
         helper: Fork a process that sends the notice if this one cannot, because the loop is blocked. Linux.
+        breadcrumb: Keep a file in the temporary folder, from which the next cold start tells which request a
+            process has died in, and where. `"event"`: with the request's event, for the notice.
+            Default: in Lambda. Linux.
         resume: An `aws.Resume`: when the time is up and there is a checkpoint, that goes on, and
             `on_exceeded` is not asked.
 
     Returns:
-        The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction`.
+        The function, with the attributes `on_exceeded` and `invoke`: see `LambdaFunction` and
+        `PlainFunction`.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
         ImportError: A notice is to be sent, and there is no SDK.
     """
     check_name_and_error(name, error)
-    _check_lifespan(lifespan)
-    limit = _checked_limit(caller_limit)
-    margin_of = checked_margin(margin, default=_default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
+    check_lifespan(lifespan)
+    limit = checked_limit(caller_limit)
+    margin_of = checked_margin(margin, default=default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
 
-    def make(function: Callable[..., Awaitable[Any]]) -> Any:
-        takes = 2 if lifespan is None else 3
-        _check_function(function, "function", takes)
+    def make(function: Callable[..., Any]) -> Any:
+        takes, kind = 2 if lifespan is None else 3, Plan
+        plain = callable(function) and not inspect.iscoroutinefunction(function)
+        if plain:
+            from deadline.aws._plain import PlainPlan  # noqa: PLC0415  # an `async def` has no use for it
+
+            kind = PlainPlan
+            PlainPlan.refuse(function, lifespan=lifespan, eager=eager, recycle=recycle, resume=resume)
+        kind.check(function, "function", takes)
         called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
-        plan = Plan(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
+        plan = kind(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
         if resume is not None:
-            plan.resume = _checked_resume(resume, takes)
+            plan.resume = checked_resume(resume, takes)
         if notice is not None or helper or "DEADLINE_NOTICE" in os.environ:
             from deadline.aws._notifier import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
 
-            plan.notifier = notifier(notice, redact, plan.name, on_error=notice_errors, helper=helper)
+            plan.notifier = notifier(
+                notice, redact, plan.name, on_error=notice_errors, helper=helper, plain=plain
+            )
+        if not _scope.DISABLED:
+            plan.breadcrumb = breadcrumb_of(plan.name, breadcrumb, helper=helper)
         plan.eager = eager
         if _initialises_here():
             plan.initialise()
@@ -371,44 +389,28 @@ def handler(
 
 def _lambda_function(plan: Plan) -> Any:
     """A function, and no object that can be called: decorators of other libraries insist."""
+    call: Callable[[Any, Any], Any] = plan.call
+    if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ and plan.interrupt and not _scope.DISABLED:
+        from deadline.aws._last_resort import with_last_resort  # noqa: PLC0415  # elsewhere Lambda kills
+
+        call = with_last_resort(plan.call, plan.name, plan.notifier)
+    if plan.breadcrumb is not None:
+        call = functools.partial(plan.breadcrumb.run, call)
 
     @functools.wraps(plan.function)
     def function(event: Any, context: Any) -> Any:
-        return plan.call(event, context)
+        return call(event, context)
 
     made: Any = function
-    made.invoke, made.on_exceeded = plan.invoke, plan.register
+    made.on_exceeded = plan.register
+    if inspect.iscoroutinefunction(plan.function):  # the other kind is simply called
+        made.invoke = plan.invoke
     return made
-
-
-def _checked_limit(limit: float | timedelta | Literal["auto"] | None) -> float | Literal["auto"] | None:
-    if limit is None:
-        return None
-    if limit == "auto":
-        return "auto"
-    checked = seconds(limit, "caller_limit")
-    if not checked:
-        raise ValueError(
-            "caller_limit: 0 leaves no time for an answer; write the seconds that the caller waits"
-        )
-    return checked
 
 
 _CALLED_BY_LAMBDA: Final = next(
     code for code in _lambda_function.__code__.co_consts if getattr(code, "co_name", "") == "function"
 )
-
-
-@functools.cache  # nonsense is said once, not by each handler
-def _default_margin(text: str) -> DefaultMargin:
-    """The operator's, or ours."""
-    if not text:
-        return ANSWER_MARGIN
-    try:
-        return DefaultMargin(seconds(float(text), "DEADLINE_MARGIN"), 1 / 2, anywhere=True)
-    except ValueError as error:
-        logger.warning("DEADLINE_MARGIN=%r is no number of seconds, 0.5 is used: %s", text, error)
-        return ANSWER_MARGIN
 
 
 def _initialises_here() -> bool:
@@ -425,46 +427,4 @@ def _is_copied_later() -> bool:
     return (
         "AWS_LAMBDA_RUNTIME_API" in os.environ
         and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
-    )
-
-
-def _check_function(function: Any, argument: str, takes: int) -> None:
-    if not inspect.iscoroutinefunction(function):
-        raise TypeError(
-            f"{argument}: expected an `async def`, got {function!r}; where decorators of other libraries are "
-            "stacked, @aws.handler is the lowest"
-        )
-    try:
-        inspect.signature(function).bind(*range(takes))
-    except TypeError as error:
-        given = ", ".join(_ARGUMENTS[argument][:takes])
-        name = getattr(function, "__qualname__", function)
-        raise TypeError(
-            f"{argument}: {name} is called with ({given}), and {error}; of a class, decorate a bound method"
-        ) from None
-
-
-def _checked_resume(resume: Any, takes: int) -> Resume[Any]:
-    from deadline.aws._resume import Resume  # noqa: PLC0415  # for its type only
-
-    if not isinstance(resume, Resume):
-        raise TypeError(f"resume: expected an aws.Resume, got {resume!r}; write resume=aws.Resume(Progress)")
-    if callable(resume.to):
-        _check_function(resume.to, "to", takes)
-    return resume
-
-
-_ARGUMENTS: Final = {
-    "to": ("event", "context", "resources"),
-    "function": ("event", "context", "resources"),
-    "on_exceeded": ("exceeded", "event", "context", "resources"),
-}
-
-
-def _check_lifespan(lifespan: Any) -> None:
-    if lifespan is None or (callable(lifespan) and not inspect.isasyncgenfunction(lifespan)):
-        return
-    raise TypeError(
-        f"lifespan: expected a function that gives an async context manager, got {lifespan!r}; put "
-        "@contextlib.asynccontextmanager above an `async def` with one `yield`, and pass the function itself"
     )

@@ -30,6 +30,7 @@ helper is sending for it: the main process waits, or kills it.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import faulthandler
 import gc
 import logging
@@ -49,25 +50,25 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakSet
 
 from deadline._events import emit
+from deadline.aws._armed import Armed, armed, read
+from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._message import message, sealed
-from deadline.aws._notice import MEGABYTE, check_answer
+from deadline.aws._notice import MEGABYTE
 
 if TYPE_CHECKING:
     from deadline.aws._message import Redact
     from deadline.aws._notice import Notice
 
-    Invocation = tuple[str | None, str, str | None, Any]
-
-# What is in shared memory: four numbers, by index, then the invocation. The main process's are a
-# generation, the instant at which to send for it (inf: not), and for how many seconds it was armed; the
-# helper's is when it looks next. A memoryview stores each with one move. `struct` clears a field before it
-# writes it: the helper would read an instant of 0.0 now and then, and send twice.
+# What is in shared memory, beside the armed record: four numbers, by index, then the event. The main
+# process's are a generation, the instant at which to send for it (inf: not), and for how many seconds it was
+# armed; the helper's is when it looks next. A memoryview stores each with one move. `struct` clears a field
+# before it writes it: the helper would read an instant of 0.0 now and then, and send twice.
 _GENERATION, _INSTANT, _SPAN, _LOOKS_AT = range(4)
-_INVOCATION: Final = 32
+_EVENT: Final = 32
 
 
 def _numbers(memory: mmap.mmap) -> memoryview[float]:
-    return memoryview(memory)[:_INVOCATION].cast("d")
+    return memoryview(memory)[:_EVENT].cast("d")
 
 
 ROOM: Final = 16 * 1024 * 1024
@@ -86,12 +87,6 @@ ANSWERING: Final = 0.2
 DUMPING: Final = 0.1
 """Seconds to wait for the main process's stack, which it writes in less than one millisecond."""
 
-TIMEOUTS: Final[dict[str, Any]] = {
-    "connect_timeout": 2,
-    "read_timeout": 5,
-    "retries": {"total_max_attempts": 2},
-}
-
 
 class Helper:
     """The main process's side.
@@ -109,18 +104,20 @@ class Helper:
         self._instant = -math.inf  # of the armed generation, on the wall clock; -inf: none is
         self._sending = False
 
-    def arm(self, invocation: Invocation, seconds: float) -> None:
-        """Have the helper send a notice in so many seconds; never raises."""
+    def arm(self, event: Any, seconds: float) -> None:
+        """Have the helper send a notice of what is armed in so many seconds; never raises."""
         self._sending, self._instant = False, -math.inf
         if seconds == math.inf:
             return
         try:
+            if self._pid and self._armed is not armed():
+                self.kill()
             if not self._pid:
                 self._fork()
             try:
-                self._keep(invocation)
+                self._keep(event)
             except (ValueError, IndexError):  # an event of Lambda's is JSON, and has at most 6 MB
-                self._keep((*invocation[:3], repr(invocation[3])[:MEGABYTE]))
+                self._keep(repr(event)[:MEGABYTE])
             self._generation += 1
             now, shared = time.time(), self._shared
             self._instant = instant = now + seconds
@@ -195,6 +192,8 @@ class Helper:
         self._memory = mmap.mmap(-1, ROOM)  # shared, and only what is written to takes memory
         self._shared = _numbers(self._memory)
         self._shared[_INSTANT] = math.inf
+        self._armed = armed()
+        record = self._armed.memory  # in the fork it is nobody's
         stack, self._dump = os.pipe()
         # A signal and not `dump_traceback_later`: that has one slot in a process, which may be the user's,
         # and costs 31 µs an invocation. The handler is C, and needs no lock of the interpreter's.
@@ -207,7 +206,9 @@ class Helper:
             try:
                 pid = os.fork()
                 if pid == 0:
-                    _serve(_Child(parent, (theirs, stack), self._memory, self._notice, self._redact))
+                    memories = record, self._memory
+                    child = _Child(parent, (theirs, stack), memories, self._notice, self._redact)
+                    contextvars.Context().run(_serve, child)  # in no deadline
             except OSError:  # no memory, or too many processes
                 self._let_go()
                 raise
@@ -217,9 +218,9 @@ class Helper:
         self._pid = pid
         _helpers.add(self)
 
-    def _keep(self, invocation: Invocation) -> None:
-        memory = marshal.dumps(invocation)
-        self._memory[_INVOCATION : _INVOCATION + len(memory)] = memory
+    def _keep(self, event: Any) -> None:
+        memory = marshal.dumps(event)
+        self._memory[_EVENT : _EVENT + len(memory)] = memory
 
     def _say(self, kind: bytes) -> None:
         self._socket.send(_RECORD.pack(kind, self._generation))
@@ -281,16 +282,17 @@ class _Child:
         self,
         parent: int,
         channels: tuple[socket.socket, int],
-        memory: mmap.mmap,
+        memories: tuple[Any, mmap.mmap],
         notice: Notice,
         redact: Redact | None,
     ) -> None:
         self._parent = parent
         self._main, self._stack = channels
-        self._memory = memory
-        self._shared = _numbers(memory)
+        self._record, self._memory = memories
+        self._shared = _numbers(self._memory)
         self._notice = notice
         self._redact = redact
+        self._client = BlockingClient(notice)
 
     def detach(self) -> None:
         """Keep nothing of the parent's, and do not outlive it."""
@@ -316,17 +318,9 @@ class _Child:
 
     def warm_up(self) -> None:
         """Make the client and open a connection, so that sending takes one round trip."""
-        import botocore.session  # noqa: PLC0415  # importing deadline.aws loads no SDK
-        from botocore.awsrequest import AWSRequest  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-
-        session: Any = botocore.session.get_session()
-        self._client = session.create_client(
-            self._notice.service, region_name=self._notice.region, config=Config(**TIMEOUTS)
-        )
+        self._client.open()
         with contextlib.suppress(Exception):
-            request = AWSRequest("HEAD", self._client.meta.endpoint_url, headers={}).prepare()
-            self._client._endpoint.http_session.send(request)  # noqa: SLF001  # as `aws.warm_up` does
+            self._client.connect()
 
     def run(self) -> None:
         """Serve until the parent is gone."""
@@ -361,16 +355,19 @@ class _Child:
         stack = self._main_stack()
         _write_log(f"the main process does not answer; its stack:\n{stack}")
         try:
-            invocation = marshal.loads(memoryview(self._memory)[_INVOCATION:])  # noqa: S302  # the parent's
-            what = message(*invocation) | {"sent_by": "helper", "stack": stack}
+            trace = read(self._record)
+            assert trace is not None
+            event = marshal.loads(memoryview(self._memory)[_EVENT:])  # noqa: S302  # the parent's
+            what = message(trace.request_id, trace.function, trace.version, event)
+            if trace.status == "running":
+                what["message"] += f" in step {trace.step!r}"
+            what |= {"sent_by": "helper", "stack": stack}
             said = sealed(what, self._redact, self._notice.limit, self._redaction_failed)
-            request = self._notice.request(said)
-            from botocore import xform_name  # noqa: PLC0415
-
-            check_answer(getattr(self._client, xform_name(self._notice.operation))(**request))
+            self._client.send(said)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
             _write_log(f"the helper process could not send: {error!r}")
             return False
+        Armed(self._record).told()
         return True
 
     def _redaction_failed(self, error: Exception) -> None:

@@ -29,38 +29,37 @@ import logging
 import math
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from deadline._errors import DeadlineExceeded, says_time_is_up
 from deadline._events import emit
-from deadline._scope import TIE, Deadline
+from deadline._scope import Deadline
 from deadline._sighting import context_of
-from deadline._source import Instant, bounded, checked
+from deadline._source import bounded, checked
 from deadline.aws._abandon import abandon
-from deadline.aws._batch_sources import loses_work
+from deadline.aws._ending import (
+    Outcome,
+    ends_invocation,
+    errors_told_until,
+    grace_of,
+    mitigated,
+    mitigates_until,
+    tell_exceeded,
+    tell_lost_work,
+)
 from deadline.aws._guard import Guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
+    from deadline._errors import DeadlineExceeded
     from deadline.aws._handler import Plan
     from deadline.aws._hop import Hop
-
-WITHOUT_LIMIT: Final = 1.0
-"""Seconds for telling of an error where there is no deadline, and so no margin to take them from."""
 
 DRAINING: Final = 0.2
 """Seconds for which the end of an invocation waits for the tasks that it has cancelled."""
 
 _invocation: ContextVar[Invocation | None] = ContextVar("deadline_invocation", default=None)
-
-
-class Outcome(NamedTuple):
-    """How a piece of work ended: with a value, or an error of any class."""
-
-    value: Any
-    error: BaseException | None
 
 
 class Invocation:
@@ -112,6 +111,7 @@ class Invocation:
         sys.set_asyncgen_hooks(firstiter=self._begins(hooks.firstiter))
         if self._plan.interrupt:
             self._guard.open()
+        deaths = self._tell_of_deaths()
         try:
             outcome = await self._work(self._body(), self._answers_at)
             if outcome is None and self._goes_on():
@@ -128,6 +128,7 @@ class Invocation:
         finally:
             sys.set_asyncgen_hooks(*hooks)
             try:
+                await self._told_of_deaths(deaths)
                 self._protect()
                 await self._drain()
             finally:
@@ -199,13 +200,7 @@ class Invocation:
         return (ends.undo + ends.mitigation) / 2
 
     def _ours(self, error: BaseException | None) -> DeadlineExceeded | None:
-        """What says that the invocation's time is up: by this deadline, or one inside with the same end."""
-
-        def is_ours(exceeded: DeadlineExceeded) -> bool:
-            dl = exceeded.deadline
-            return dl is not None and dl.hard >= self._deadline.hard - TIE
-
-        return says_time_is_up(error, is_ours)
+        return ends_invocation(self._deadline, error)
 
     async def _leave_behind(self) -> DeadlineExceeded:
         exceeded = await self._deadline.give_up()
@@ -239,14 +234,7 @@ class Invocation:
         if self._hop is not None and self._hop.snapshot is not None:
             outcome = await self._carried_on(self._hop, exceeded, undoing)
         else:
-            emit(
-                "aws.exceeded",
-                logging.WARNING,
-                function=plan.name,
-                request_id=getattr(self._context, "aws_request_id", None),
-                on_exceeded=plan.mitigation is not None,
-                report=exceeded.report.render(),
-            )
+            tell_exceeded(plan, self._context, exceeded)
             telling = self._tell(exceeded, ends) if self._word else None
             outcome = await self._mitigated(exceeded, undoing)
         if dl.answer_by < dl.hard:
@@ -273,9 +261,7 @@ class Invocation:
             return Outcome(None, exceeded)
         work = functools.partial(plan.mitigation, exceeded, self._event, self._context, *self._given)
         outcome = await self._in_grace(work, "on_exceeded", exceeded, undoing, self._mitigates_until())
-        if outcome.error is None and not plan.warned and loses_work(self._event, outcome.value):
-            plan.warned = True
-            emit("aws.work_lost", logging.WARNING, function=plan.name, fix="`raise exceeded` in on_exceeded")
+        tell_lost_work(plan, self._event, outcome)
         return outcome
 
     async def _carried_on(
@@ -295,9 +281,7 @@ class Invocation:
         return Outcome(None, failure)
 
     def _mitigates_until(self) -> float:
-        """When the answer must be there; what blocked the loop past that has let the caller go."""
-        ends = self._deadline.answering().mitigation
-        return ends if self._deadline.now() < ends else self._deadline.shares().mitigation
+        return mitigates_until(self._deadline)
 
     async def _in_grace(
         self,
@@ -310,8 +294,7 @@ class Invocation:
         """Do what is to be done when the time is up, until `ends` at the most."""
         plan, dl = self._plan, self._deadline
         hard = dl.answer_by if ends < dl.answer_by else dl.hard
-        name = f"{plan.name} grace"
-        grace = Deadline(Instant(hard), hard - ends, name, DeadlineExceeded, interrupt=plan.interrupt)
+        grace = grace_of(plan, hard, ends)
 
         async def bounded() -> Any:
             async with grace:
@@ -322,13 +305,7 @@ class Invocation:
             self._protect()
             left = self._unfinished() if undoing is None else [self._worker]
             self.stuck |= bool(await abandon(task for task in left if task is not None))
-        if outcome is None or _is_cut_of(grace, outcome.error):
-            began = outcome is None or getattr(outcome.error, "started", True)
-            exceeded.add_note(f"{what} {'did not end in time' if began else 'had no time to begin'}")
-            return Outcome(None, exceeded)
-        if outcome.error is not None:
-            _add_cause(outcome.error, exceeded)
-        return outcome
+        return mitigated(outcome, grace, what, exceeded)
 
     # --- the notice ---------------------------------------------------------------------------------------
 
@@ -339,12 +316,7 @@ class Invocation:
         return asyncio.get_running_loop().create_task(work, name="notice", context=self._outer.copy())
 
     def _telling(self) -> float:
-        """Until when an error is told: for as long as an expiry would be, and not longer than that."""
-        dl = self._deadline
-        if not dl.hard < math.inf:  # also if it was not entered
-            return asyncio.get_running_loop().time() + WITHOUT_LIMIT
-        ends = dl.answering().mitigation
-        return min(ends, dl.now() + ends - dl.soft)
+        return errors_told_until(self._deadline, asyncio.get_running_loop().time())
 
     async def _told(self, telling: asyncio.Task[None] | None, until: float) -> None:
         """Wait for the notice, no longer than it may take and a moment for its end."""
@@ -352,6 +324,26 @@ class Invocation:
             left = max(0.0, until - asyncio.get_running_loop().time())
             self._guard.protect(left)  # the first one loads the SDK, which blocks
             await asyncio.wait([telling], timeout=left + min(DRAINING, (self._deadline.hard - until) / 2))
+
+    def _tell_of_deaths(self) -> asyncio.Task[None] | None:
+        """Send the notices of what died before, beside the first invocation of this process."""
+        breadcrumb, notifier, outside = self._plan.breadcrumb, self._plan.notifier, self._plan.outside
+        deaths = breadcrumb.untold() if breadcrumb is not None else []
+        if notifier is None or not deaths:
+            return None
+
+        async def tell() -> None:
+            for death in deaths:
+                await notifier.deliver(death, math.inf, outside)
+
+        return asyncio.get_running_loop().create_task(tell(), name="notice", context=self._outer.copy())
+
+    async def _told_of_deaths(self, telling: asyncio.Task[None] | None) -> None:
+        """Wait for these, for as long as an error's notice may take, and end them."""
+        if telling is not None:
+            await self._told(telling, self._telling())
+            if telling.cancel():
+                await asyncio.wait([telling], timeout=self._draining())
 
     # --- tasks --------------------------------------------------------------------------------------------
 
@@ -454,16 +446,3 @@ class Invocation:
         """Half of what is left, at most: the rest is for the answer."""
         left = self._deadline.hard - asyncio.get_running_loop().time()
         return DRAINING if math.isnan(left) else min(DRAINING, max(0.0, left / 2))
-
-
-def _add_cause(error: BaseException, cause: BaseException) -> None:
-    """Make `cause` the first of what led to `error`, if it is not among it."""
-    chain = [error]
-    while chain[-1].__cause__ is not None and chain[-1].__cause__ not in chain:
-        chain.append(chain[-1].__cause__)
-    if cause not in chain and chain[-1].__cause__ is None:
-        chain[-1].__cause__ = cause
-
-
-def _is_cut_of(dl: Deadline, error: BaseException | None) -> bool:
-    return isinstance(error, DeadlineExceeded) and error.deadline is dl

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from deadline._events import emit, logger
 from deadline._margin import helper_acts_at
 from deadline._scope import deadline
+from deadline.aws._armed import identity, note_told
+from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._helper import Helper
 from deadline.aws._kept_client import KeptClient
 from deadline.aws._message import error_part, exceeded_part, message, sealed
@@ -49,10 +51,17 @@ class Notifier:
             KeptClient(target.service, target.region, target.check) if isinstance(target, Notice) else None
         )
         self.helper = Helper(target, redact) if helper and isinstance(target, Notice) else None
+        self._last: Word | None = None
 
     def word(self, name: str, event: Any, context: Any) -> Word:
         """The notice that an invocation may send."""
-        return Word(self, name, event, context)
+        self._last = Word(self, name, event, context)
+        return self._last
+
+    def tell_at_last(self, stack: str) -> None:
+        """Send the notice of an invocation that has kept the loop until now; for a thread, without a loop."""
+        if self._last is not None and self.helper is None and isinstance(self._target, Notice):
+            self._last.send_at_last(BlockingClient(self._target), stack)
 
     def initialise(self, outside: contextvars.Context) -> None:
         """Open the client, in Lambda's init phase."""
@@ -65,6 +74,16 @@ class Notifier:
         Raises:
             Exception: It was not sent.
         """
+        said = self.sealed(message)
+        if not isinstance(self._target, Notice):
+            await self._target(said)
+            return
+        assert self._client is not None
+        request = self._target.request(said)
+        check_answer(await self._client.call(self._target.operation, request, outside))
+
+    def sealed(self, message: dict[str, Any]) -> dict[str, Any]:
+        """What of a message may leave, and fits."""
 
         def failed(error: Exception) -> None:
             emit(
@@ -75,12 +94,31 @@ class Notifier:
                 error=repr(error),
             )
 
-        if not isinstance(self._target, Notice):
-            await self._target(sealed(message, self._redact, MEGABYTE, failed))
-            return
-        assert self._client is not None
-        request = self._target.request(sealed(message, self._redact, self._target.limit, failed))
-        check_answer(await self._client.call(self._target.operation, request, outside))
+        limit = self._target.limit if isinstance(self._target, Notice) else MEGABYTE
+        return sealed(message, self._redact, limit, failed)
+
+    async def deliver(self, message: dict[str, Any], until: float, outside: contextvars.Context) -> bool:
+        """Send a message from the running loop, and tell how that went; never raises an error.
+
+        Args:
+            message: What to send.
+            until: When to give up, on the loop's clock.
+            outside: What a client is opened in.
+
+        Returns:
+            Whether it was sent.
+        """
+        of = {"function": message["function"], "request_id": message["request_id"]}
+        try:
+            async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
+                await self.send(message, outside)
+        except BaseException as failure:
+            emit("aws.notice_failed", logging.WARNING, **of, error=repr(failure))
+            if not isinstance(failure, Exception):
+                raise
+            return False
+        emit("aws.notice_sent", logging.INFO, **of, reason=message["reason"], sent_by="handler")
+        return True
 
 
 class Word:
@@ -90,19 +128,17 @@ class Word:
         self._notifier = notifier
         # Lambda calls from outside of a loop. A test's `invoke` does not, and forks nothing.
         self._helper = notifier.helper if asyncio._get_running_loop() is None else None  # noqa: SLF001
-        self._name = getattr(context, "function_name", None) or name
-        self._version = getattr(context, "function_version", None)
-        self._request_id = getattr(context, "aws_request_id", None)
+        self._request_id, self._name, self._version = identity(name, context)
         self._event = event
         self._soft = math.inf  # as the helper knows it
+        self._begun = False
         self.on_error = notifier.on_error
 
     def arm(self, dl: Deadline) -> None:
         """Have the helper send it, unless it is told otherwise, when its share of the margin has come."""
         if self._helper is not None:
             self._soft = dl.soft
-            invocation = self._request_id, self._name, self._version, self._event
-            self._helper.arm(invocation, self._acts_in(dl))
+            self._helper.arm(self._event, self._acts_in(dl))
 
     def postpone(self, dl: Deadline) -> None:
         """Tell the helper if the deadline has moved: a critical section holds it."""
@@ -128,15 +164,24 @@ class Word:
         await asyncio.sleep(0)  # the mitigation begins before it: making a request takes milliseconds
         if self._helper is not None and not self._helper.stand_down():
             return
+        what = self._message(error, expired=expired)
+        self._begun = True
+        if await self._notifier.deliver(what, until, outside):
+            note_told()
+
+    def _message(self, error: BaseException, *, expired: bool) -> dict[str, Any]:
         what = message(self._request_id, self._name, self._version, self._event)
-        what |= exceeded_part(error) if expired else error_part(error)
+        return what | (exceeded_part(error) if expired else error_part(error))
+
+    def send_at_last(self, client: BlockingClient, stack: str) -> None:
+        """Send it as the helper would, if nobody has tried."""
+        if self._begun:
+            return
+        what = message(self._request_id, self._name, self._version, self._event) | {"stack": stack}
         try:
-            async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
-                await self._notifier.send(what, outside)
-        except BaseException as failure:
-            self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
-            if not isinstance(failure, Exception):
-                raise
+            client.send(self._notifier.sealed(what))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
+            self._tell("aws.notice_failed", logging.WARNING, error=repr(error))
         else:
             self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
 
@@ -168,8 +213,17 @@ def notifier(
     *,
     on_error: bool,
     helper: bool,
+    plain: bool = False,
 ) -> Notifier | None:
     """Check what `handler` was given, or take the environment's DEADLINE_NOTICE.
+
+    Args:
+        target: Who is told.
+        redact: What is applied before.
+        name: The handler's.
+        on_error: Whether an error that nobody handled is told, too.
+        helper: Whether a helper process stands by.
+        plain: Whether it is for a plain function, without a loop.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -180,7 +234,9 @@ def notifier(
             "redact: expected a plain function that takes the message and returns it, no `async def`; "
             f"got {redact!r}"
         )
-    checked: Target | None = _from_environment() if target is None else _checked(target)
+    checked: Target | None = (
+        _from_environment(plain=plain) if target is None else _checked(target, plain=plain)
+    )
     if helper and not isinstance(checked, Notice):
         if checked is not None:
             raise TypeError("helper: it sends an aws.Notice, and cannot run a function of yours")
@@ -188,11 +244,22 @@ def notifier(
     if helper and sys.platform != "linux":
         logger.warning("helper=True does nothing for %s: it needs Linux, this is %s", name, sys.platform)
         helper = False
-    return checked and Notifier(checked, redact, on_error=on_error, helper=helper)
+    if checked is None:
+        return None
+    kind = Notifier
+    if plain:
+        from deadline.aws._plain_notice import PlainNotifier as kind  # noqa: N813, PLC0415
+    return kind(checked, redact, on_error=on_error, helper=helper)
 
 
-def _checked(target: Any) -> Target:
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None)):  # noqa: B004  # its type is asked for
+def _checked(target: Any, *, plain: bool) -> Target:
+    is_async = is_async_callable(target)
+    if is_async and plain:
+        raise TypeError(
+            f"notice: no loop runs {target!r} for a plain function; write it as a plain `def`, which is "
+            "called with the message in a thread, or the handler as an `async def`"
+        )
+    if is_async or (plain and callable(target)):
         return target  # type: ignore[no-any-return]
     if isinstance(target, str):
         try:
@@ -200,19 +267,26 @@ def _checked(target: Any) -> Target:
         except ValueError as error:
             raise ValueError(f"notice: {error}") from None
     if not isinstance(target, Notice):
+        function = "a plain function" if plain else "an `async def`"
         raise TypeError(
-            "notice: expected an aws.Notice, an ARN, a queue's URL or an `async def` that takes the message, "
+            f"notice: expected an aws.Notice, an ARN, a queue's URL or {function} that takes the message, "
             f"got {target!r}"
         )
-    if importlib.util.find_spec("aiobotocore") is None:
+    if importlib.util.find_spec("botocore" if plain else "aiobotocore") is None:
         raise ImportError('notice: sending it needs the SDK: pip install "asyncio-deadline[aws]"')
     return target
 
 
-def _from_environment() -> Notice | None:
+def is_async_callable(target: object) -> bool:
+    """Whether calling it gives a coroutine: an `async def`, or an object whose `__call__` is one."""
+    call = getattr(target, "__call__", None)  # noqa: B004  # its type is asked for
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(call)
+
+
+def _from_environment(*, plain: bool) -> Notice | None:
     target = os.environ.get("DEADLINE_NOTICE", "").strip()
     try:
-        checked = _checked(target) if target else None
+        checked = _checked(target, plain=plain) if target else None
     except (ValueError, ImportError) as error:
         logger.warning("DEADLINE_NOTICE is not used, %s", error)
         return None

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -48,7 +49,8 @@ class Emulator:
     - The first invocation is a cold start: the module is imported in an init phase, which is no part of
       the invocation's time. If that fails or takes too long, it is tried again inside that time.
     - At its timeout the whole group is killed, and so it is when the runtime's process ends. The next
-      invocation pays for the new start out of its own time. Files survive, and nothing else.
+      invocation pays for the new start out of its own time. Files survive, and nothing else. TMPDIR is
+      a folder of the environment's own, as /tmp is there.
     - Between invocations the group is frozen, by SIGSTOP.
     - With several workers it is a Lambda Managed Instance: the runtime client forks, so many invocations
       run at once, nothing is frozen, and the timeout is told to the caller but ends nothing.
@@ -189,6 +191,9 @@ class Emulator:
         with contextlib.ExitStack() as stack:
             self._log = PlatformLog()
             stack.callback(self._log.close)
+            tmp = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="deadline-", ignore_cleanup_errors=True)
+            )
             self._api = stack.enter_context(RuntimeApi())
             stack.callback(self._close_environment)
             self._resources = stack.pop_all()
@@ -200,6 +205,7 @@ class Emulator:
             memory=self._memory,
             workers=self._workers,
             runtime_api=self._api.address,
+            tmp=tmp,
             snap_start=self._snap_start,
         )
         return self
@@ -296,6 +302,8 @@ class Emulator:
             if environment.init_error is None and environment.exit_code is None:
                 return environment, FunctionError.not_restored(request_id, RESTORING)
             return environment, self._failure(environment, request_id)
+        if environment is not None:
+            environment.kill()  # it has ended by itself since the last invocation
         environment, outcome = self._start("invoke", until, request_id)
         return environment, outcome if isinstance(outcome, FunctionError) else None
 

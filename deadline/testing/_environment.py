@@ -163,6 +163,8 @@ class Environment:
 
     def kill(self) -> None:
         """End every process of the group, now, then those that left it, and this life with them."""
+        if self._process.returncode is not None:
+            return  # it was before
         self._killed = True
         self._signal(signal.SIGKILL)
         _kill_strays(self._mark)

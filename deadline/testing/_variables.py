@@ -16,6 +16,7 @@ def lambda_variables(
     memory: int,
     workers: int,
     runtime_api: str,
+    tmp: str,
     snap_start: bool = False,
 ) -> dict[str, str]:
     """Return the environment of the runtime's process.
@@ -41,6 +42,7 @@ def lambda_variables(
         "AWS_LAMBDA_LOG_STREAM_NAME": f"{dt.datetime.now(dt.UTC):%Y/%m/%d}/[$LATEST]{uuid.uuid4().hex}",
         "AWS_REGION": region,
         "LAMBDA_TASK_ROOT": path,
+        "TMPDIR": tmp,
         "TZ": ":UTC",
         **env,
         "AWS_LAMBDA_RUNTIME_API": runtime_api,

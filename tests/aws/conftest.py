@@ -17,12 +17,13 @@ from aiobotocore.session import get_session
 from botocore.loaders import create_loader
 
 from deadline import Event, aws, subscribe
-from deadline.aws import _environment
+from deadline.aws import _armed, _breadcrumb, _environment
 from deadline.aws._hedging import budget_of
 from deadline.aws._latency import latency_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from deadline.testing import MotoServer
 
@@ -165,10 +166,13 @@ def queue(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Queue:
 
 
 @pytest.fixture
-def own_environment() -> Iterator[None]:
-    """An environment of its own for a test that calls a handler as Lambda does."""
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment of its own, and a temporary folder, for a test that calls a handler as Lambda does."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     _environment.replace_environment()
     yield
+    _breadcrumb._forget()
+    _armed._forget()
     made = _environment._environment
     if made is not None:
         made.close()

@@ -144,6 +144,19 @@ async def _(exceeded: DeadlineExceeded, event: dict[str, Any], context: Any) -> 
     return {"status": "partial"} if event.get("json", True) else {1, 2}
 
 
+@aws.handler(caller_limit=1.0, notice=lambda message: time.sleep(message["event"].get("telling", 0.0)))
+def told_slowly(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Be a plain function whose notice outlasts its caller."""
+    if not event.get("quick"):
+        time.sleep(60)
+    return {"status": "done"}
+
+
+@told_slowly.on_exceeded
+def partly(exceeded: DeadlineExceeded, event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return {"status": "partial"}
+
+
 def around(event: Any, context: Any) -> Any:
     """What a decorator makes of a handler: it has the last word on the answer."""
     return {"around": undoes(event, context)}

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from deadline import aws
+from deadline.aws._armed import armed
 from deadline.aws._helper import Helper
 
 if TYPE_CHECKING:
     from deadline import DeadlineExceeded
-
-
-async def _plain_callback() -> None:
-    asyncio.get_running_loop().call_soon(time.sleep, 30)
-    await asyncio.sleep(60)
 
 
 async def _hold_the_lock() -> None:
@@ -25,19 +22,14 @@ async def _hold_the_lock() -> None:
     sum(range(10**12))
 
 
-async def _swallow_all() -> None:
-    """Whatever is raised here, by whomever."""
-    while True:
-        try:
-            while True:
-                pass
-        except BaseException:
-            pass
+async def _derive_a_key() -> None:
+    """In C, which does not look for signals either, and needs no lock."""
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2_000_000_000)
 
 
 async def _late() -> None:
-    """Longer than the helper waits, and in time for an answer; what a signal cannot interrupt."""
-    asyncio.get_running_loop().call_soon(time.sleep, 2.6)
+    """Longer than the helper waits, and in time for an answer; nothing is interrupted here before."""
+    asyncio.get_running_loop().call_soon(time.sleep, 2.2)
     await asyncio.sleep(0.01)
 
 
@@ -50,9 +42,8 @@ async def _fail() -> None:
 
 
 BODIES: dict[str, Any] = {
-    "callback": _plain_callback,
     "lock": _hold_the_lock,
-    "swallow": _swallow_all,
+    "key": _derive_a_key,
     "late": _late,
     "wait": _wait,
     "fail": _fail,
@@ -87,7 +78,8 @@ def children() -> list[int]:
 def stand_by() -> None:
     """Be a main process that has armed its helper, and waits to be killed."""
     helper = Helper(aws.Notice.to(os.environ["DEADLINE_NOTICE"]), None)
-    helper.arm(("main", "f", None, {}), float(sys.argv[2]))
+    armed().arm(("main", "f", None))
+    helper.arm({}, float(sys.argv[2]))
     print(*children(), flush=True)  # noqa: T201
     sys.stdin.read()
 
@@ -95,13 +87,15 @@ def stand_by() -> None:
 def fork() -> None:
     """Fork between arming and disarming; both go on, and neither is disturbed by the other."""
     helper = Helper(aws.Notice.to(os.environ["DEADLINE_NOTICE"]), None)
-    helper.arm(("main", "f", None, {}), 2.0)
+    armed().arm(("main", "f", None))
+    helper.arm({}, 2.0)
     forked = os.fork()
     if forked == 0:
         assert helper.stand_down()  # nothing that is its own is armed
         helper.postpone(60.0)
         assert children() == []
-        helper.arm(("fork", "f", None, {}), 0.5)
+        armed().arm(("fork", "f", None))
+        helper.arm({}, 0.5)
     time.sleep(3.0)
     assert not helper.stand_down()
     assert helper.has_sent(5.0)

@@ -122,6 +122,20 @@ def test_an_answer_that_is_no_json_is_told_by_returning(functions: dict[str, Emu
     the_next_is_right(functions["undoes"])
 
 
+def test_a_plain_function_whose_notice_takes_long_is_answered_in_time(posted: list[float]) -> None:
+    """The notice is sent in a thread, and waited for after the answer."""
+    with Emulator("functions.told_slowly", path=HERE, timeout=6.0) as function:
+        assert function.invoke({"quick": True}).status == "success"
+        began = time.time()
+        ended = function.invoke({"telling": 1.5})
+        assert ended.response == {"status": "partial"}
+        assert posted[1] - began < 1.0
+        assert ended.duration > 1.5
+        assert "aws.answers_late" not in ended.log
+        assert "aws.notice_failed" not in ended.log
+        assert function.invoke({"quick": True}).response == {"status": "done"}
+
+
 def test_with_something_around_the_handler_nothing_is_posted_early(
     functions: dict[str, Emulator], posted: list[float]
 ) -> None:

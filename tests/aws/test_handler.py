@@ -1168,7 +1168,7 @@ _lifespan: Any = asynccontextmanager(None)  # type: ignore[arg-type]
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: _handler(lambda event, context: None), r"function: expected an `async def`.* is the lowest"),
+        (lambda: _handler("f"), r"function: expected an `async def` or a plain function, got 'f'"),
         (lambda: _handler(margin=-1), r"margin: -1.0 is negative"),
         (lambda: _handler(margin=float("inf")), r"margin: inf leaves no time"),
         (lambda: _handler(error=ValueError), r"error: expected a subclass of DeadlineExceeded"),

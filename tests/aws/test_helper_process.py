@@ -16,6 +16,7 @@ import pytest
 
 import deadline
 from deadline import aws
+from deadline.aws._armed import armed
 from deadline.aws._helper import Helper
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ def function(queue: Queue, emulator: Callable[..., Emulator]) -> Emulator:
     return function
 
 
-@pytest.mark.parametrize(
-    ("body", "line"), [("callback", "_run"), ("lock", "_hold_the_lock"), ("swallow", "_swallow_all")]
-)
+@pytest.mark.parametrize(("body", "line"), [("lock", "_hold_the_lock"), ("key", "_derive_a_key")])
 def test_what_nothing_reaches_is_told_before_the_kill(
     function: Emulator, queue: Queue, body: str, line: str
 ) -> None:
@@ -116,7 +115,8 @@ def test_whoever_is_first_is_alone(queue: Queue) -> None:
     try:
         for shot in range(60):
             seconds = 0.0 if shot == 0 else 0.02  # the first one waits for the helper to be there
-            helper.arm((str(shot), "f", None, {}), seconds)
+            armed().arm((str(shot), "f", None))
+            helper.arm({}, seconds)
             time.sleep(1.0 if shot == 0 else max(0.0, seconds + chance.uniform(-0.003, 0.003)))
             if not helper.stand_down():
                 assert helper.has_sent(5.0)
@@ -124,6 +124,7 @@ def test_whoever_is_first_is_alone(queue: Queue) -> None:
             time.sleep(0.005)  # it stays down when the instant has passed
     finally:
         helper.kill()
+        armed().disarm()
     assert sorted(said["request_id"] for said in queue.received()) == sorted(theirs)
     assert 0 < len(theirs) < 60
 

@@ -426,7 +426,7 @@ def test_a_helper_that_cannot_be_forked_costs_nothing_but_itself(
     descriptors = Path("/proc/self/fd")
     open_before = len(list(descriptors.iterdir()))
     for _ in range(3):
-        helper.arm(("r-1", "orders", None, {}), 1.0)
+        helper.arm({}, 1.0)
         assert helper.stand_down()
     assert len(list(descriptors.iterdir())) == open_before
     assert [event.fields["error"] for event in told] == [

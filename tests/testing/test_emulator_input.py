@@ -173,7 +173,7 @@ def test_the_report_has_the_figures(change: dict[str, Any], line: str) -> None:
 
 def variables(inherited: dict[str, str], **env: str) -> dict[str, str]:
     return lambda_variables(
-        inherited, env, handler="a.b", path="/", memory=128, workers=1, runtime_api="127.0.0.1:1"
+        inherited, env, handler="a.b", path="/", memory=128, workers=1, runtime_api="127.0.0.1:1", tmp="/t"
     )
 
 

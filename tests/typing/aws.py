@@ -111,3 +111,30 @@ async def carries_on(event: Event, context: FakeContext) -> int:
     resume.checkpoint(b"{}")
     resume.checkpoint("done")  # type: ignore[arg-type]
     return progress.done
+
+
+@aws.handler
+def plain(event: Event, context: FakeContext) -> int:
+    """A plain function stays one."""
+    return len(event)
+
+
+@aws.handler(margin=0.5, notice=print)
+def plain_with_options(event: Event, context: Any) -> str:
+    """With options, too."""
+    return event["key"]
+
+
+@plain.on_exceeded
+def too_late(exceeded: DeadlineExceeded, event: Event, context: FakeContext) -> int:
+    """Its mitigation is one as well."""
+    assert_type(plain(event, context), int)
+    assert_type(plain_with_options(event, None), str)
+    plain({"key": 1}, context)  # type: ignore[dict-item]
+    plain.invoke(event, context)  # type: ignore[attr-defined]
+    return 0
+
+
+@aws.handler(lifespan=s3_client)  # type: ignore[arg-type]
+def plain_with_clients(event: Event, context: FakeContext, s3: S3Client) -> None:
+    """A plain function has no loop to open them on."""
