@@ -99,7 +99,7 @@ class _Stub:
             writer.transport.abort()
             return False
         writer.write({Kind.ANSWER: _OK, Kind.THROTTLE: _THROTTLED, Kind.DRIP: _DRIPS}[fate.kind])
-        while fate.kind is Kind.DRIP and not reader.at_eof():
+        while fate.kind is Kind.DRIP and not (reader.at_eof() or writer.is_closing()):
             await asyncio.sleep(0.1)
             writer.write(b" ")
         if run.latest.get(call) is reader:

@@ -270,6 +270,15 @@ def test_a_dead_table_costs_nothing_once_its_breaker_is_open() -> None:
     assert [line.split()[-1] for line in (answers, back)] == ["call", "call"]
 
 
+def test_hanging_requests_cost_plain_runs_and_not_planned_ones() -> None:
+    """Where one request in ten hangs, plain runs often end for nothing; planned and hedged ones are done."""
+    plain, planned, hedged = [line.split() for line in run("odds.py").splitlines()[1:]]
+    assert [plain[0], planned[0], hedged[0]] == ["plain", "planned", "hedged"]
+    assert int(plain[1]) <= 14
+    assert int(planned[1]) >= 19
+    assert int(hedged[1]) >= 19
+
+
 def test_a_home_page_with_dead_parts_is_there_in_time() -> None:
     """All fifty parts are answered, whoever is dead; on the second visit the dead are not asked."""
     first, second, third = [line[28:].split() for line in run("home_page.py").splitlines()[1:]]

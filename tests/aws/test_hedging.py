@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from deadline import DeadlineExceeded, Event, aws, deadline
 from deadline._sighting import calls
 from deadline.aws._hedging import MOST, READS, SHARE, Budget, budget_of, checked_hedge, hedges
+from deadline.aws._latency import Latency
 from deadline.testing import Delay, FaultProxy, Stall, throttling
 
 if TYPE_CHECKING:
@@ -158,6 +159,29 @@ async def test_the_first_answer_wins(
     rule.remove()
     async with deadline(2.0):
         await client.list_tables()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hedge", [False, True])
+async def test_a_silent_attempt_tells_how_many_others_were_answered(
+    connect: Connect, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, *, hedge: bool
+) -> None:
+    """The estimate hears what came while an attempt was silent, which its own successor is no part of."""
+    heard: list[int] = []
+    given_up = Latency.given_up
+
+    def hear(latency: Latency, seconds: float, meanwhile: int) -> None:
+        heard.append(meanwhile)
+        given_up(latency, seconds, meanwhile)
+
+    monkeypatch.setattr(Latency, "given_up", hear)
+    client = await connect(retries=RETRIES)
+    await learn(client)
+    fault_proxy.add(Stall(), times=1)
+    async with deadline(2.0):
+        with aws.limits(hedge=hedge):
+            await asyncio.gather(*(client.list_tables() for _ in range(4)))
+    assert heard == [3]
 
 
 @pytest.mark.slow
