@@ -8,8 +8,8 @@ NEWEST := .venv-newest
 # their names, and are run by one process.
 PARALLEL := --numprocesses 4 --dist worksteal
 # What the SDK's line cannot change: decisions on plain numbers, and the handler's own affairs.
-OF_NO_LINE := attempts breadcrumb callers early_answer goodput handler handler_runtime helper_process init lookout \
-	managed_instances plain rescue resume resume_chain resume_state snap_start
+OF_NO_LINE := attempts batch_sources breadcrumb callers early_answer goodput handler handler_runtime helper_process init lookout \
+	managed_instances plain powertools rescue resume resume_chain resume_state snap_start sweep
 OF_EITHER_LINE := $(filter-out $(OF_NO_LINE:%=tests/aws/test_%.py),$(wildcard tests/aws/test_*.py))
 SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
 
