@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NEWEST := .venv-newest
 # Most of the suite's time is spent waiting: for deadlines, faults and processes. The blocks of a document share
 # their names, and are run by one process.
-PARALLEL := --numprocesses 3 --dist worksteal
+PARALLEL := --numprocesses 4 --dist worksteal
 # What the SDK's line cannot change: decisions on plain numbers, and the handler's own affairs.
 OF_NO_LINE := attempts breadcrumb callers early_answer goodput handler handler_runtime helper_process init lookout \
 	managed_instances plain rescue resume resume_chain resume_state snap_start

@@ -27,7 +27,7 @@ async def test_a_call_is_cut_and_the_client_goes_on(fault_proxy: FaultProxy, con
     """A stalled call is given up, retried and cut; the next call on the same client succeeds."""
     client = await connect("s3", http_session_cls=backend.HttpxSession, max_pool_connections=1)
     fault_proxy.add(Stall())
-    with pytest.raises(DeadlineExceeded, match=r"HeadBucket attempt [23]") as caught:
+    with pytest.raises(DeadlineExceeded, match=r"HeadBucket attempt [2-5]") as caught:
         async with deadline(0.8):
             await client.head_bucket(Bucket="bucket")
     assert type(caught.value.__cause__).__name__ == "AttemptTimeoutError"
