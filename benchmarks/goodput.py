@@ -45,7 +45,7 @@ LANES: Final = 24
 SHORT: Final = ("10 % hang",)
 """The columns played for real in the short run."""
 
-SHORT_RUNS, SHORT_REAL = 200, 20
+SHORT_RUNS, SHORT_REAL = 2000, 20
 _AT_ONCE: Final = 5
 """Processes simulated in one go: each with every policy and column, which draw the same chances."""
 
