@@ -27,6 +27,20 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.slow
 
 
+def run(example: str, *arguments: str) -> str:
+    pytest.importorskip("aioboto3")
+    pytest.importorskip("awslambdaric")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / example, *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
 def test_the_demo_shows_both_fates() -> None:
     """Plainly the function is killed and nobody is told; under a deadline it answers and tells."""
     pytest.importorskip("rich")
@@ -49,24 +63,16 @@ def test_the_demo_shows_both_fates() -> None:
 
 def test_a_batch_that_stops_in_time_works_nothing_off_twice() -> None:
     """The loop is killed again and again and deletes nothing; the other one is never killed and ends."""
-    pytest.importorskip("awslambdaric")
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "batch.py"],
-        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    table = {line[:24].strip(): line[24:].split() for line in done.stdout.splitlines()[2:10]}
+    said = run("batch.py")
+    table = {line[:24].strip(): line[24:].split() for line in said.splitlines()[2:10]}
     assert table["killed"] == ["3", "0"]
     assert table["deleted"] == ["0", "30"]
     assert table["still in the queue"] == ["30", "0"]
     assert table["worked off"][1] == "30"
     assert table["worked off again"][1] == "0"
     assert int(table["worked off again"][0]) > 0
-    assert "receive 3: returned, because the function timed out" in done.stdout
-    assert "deleted, because the function succeeded" in done.stdout
+    assert "receive 3: returned, because the function timed out" in said
+    assert "deleted, because the function succeeded" in said
 
 
 @pytest.mark.parametrize(
@@ -97,16 +103,8 @@ def test_hello_is_killed_or_answers(function: str, code: int, last: str) -> None
 
 def test_the_last_words_are_told_by_the_next() -> None:
     """Under the local Lambda one is killed without a word, and the next one tells of it."""
-    pytest.importorskip("awslambdaric")
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "last_words.py"],
-        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    first, second = done.stdout.strip().split("\n\n")
+    said = run("last_words.py")
+    first, second = said.strip().split("\n\n")
     (request_id,) = re.findall(r"START RequestId: (\S+)", first)
     assert "signal: killed" in first
     assert f"aws.died function='last_words' request_id='{request_id}' step='resize'" in second
@@ -185,20 +183,6 @@ async def test_notices_are_recorded_retried_and_mailed(
     assert {item["request_id"]["S"] for item in items} == {"r-1", "r-2", "r-3", "r-4"}
     assert "Subject: orders: error" in Mailbox.mails[-1]
     assert "Traceback: ..." in Mailbox.mails[-1]
-
-
-def run(example: str, *arguments: str) -> str:
-    pytest.importorskip("aioboto3")
-    pytest.importorskip("awslambdaric")
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / example, *arguments],
-        env=os.environ | {"PYTHONPATH": str(Path(deadline.__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout
 
 
 def test_a_cut_move_is_undone() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -22,16 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 if os.environ.get("ROW") == "a synchronous boto3 call":
-    import boto3
-
-    silent = socket.create_server(("127.0.0.1", 0))
-    sqs = boto3.client(
-        "sqs",
-        endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}",
-        region_name="eu-west-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+    from silent import sqs
 
 
 async def await_for_ever() -> None:

@@ -13,11 +13,11 @@ import threading
 import time
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import pytest
+from leaks import check_leaves_nothing
 
 from deadline import DeadlineExceeded, InsufficientTime, aws, critical, current, deadline, remaining
 from deadline.aws import _environment
@@ -1202,14 +1202,9 @@ def told_by_handlers(told: list[Event]) -> list[Event]:
 # --- many ------------------------------------------------------------------------------------------------
 
 
-def _descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 @pytest.mark.slow
 def test_a_thousand_invocations_leave_nothing() -> None:
     """No tasks, no threads, no descriptors; under a megabyte of memory."""
-    import tracemalloc
 
     @aws.handler
     async def f(event: int, context: Any) -> Any:
@@ -1228,15 +1223,5 @@ def test_a_thousand_invocations_leave_nothing() -> None:
             with contextlib.suppress(DeadlineExceeded):  # a mitigation that was kept waiting
                 f(number, FakeContext(0.3 if number % 100 == 0 else 3.0))
 
-    shoot(100)
-    gc.collect()
-    descriptors, threads = _descriptors(), threading.active_count()
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    shoot(1000)
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
-    tracemalloc.stop()
-    assert grown < 1_000_000
-    assert (_descriptors(), threading.active_count()) == (descriptors, threads)
+    check_leaves_nothing(shoot)
     assert asyncio.all_tasks(_environment.environment().loop) == set()

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import signal
 import threading
 import time
-import tracemalloc
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import boto3
 import pytest
 from anyio.from_thread import start_blocking_portal
+from leaks import check_leaves_nothing
 
 from deadline import (
     DeadlineExceeded,
@@ -773,10 +771,6 @@ def test_a_coroutine_is_no_answer() -> None:
 # --- many -------------------------------------------------------------------------------------------------
 
 
-def _descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 @slow
 def test_a_thousand_invocations_leave_nothing() -> None:
     """No threads, no descriptors; under a megabyte of memory."""
@@ -798,17 +792,7 @@ def test_a_thousand_invocations_leave_nothing() -> None:
             with contextlib.suppress(DeadlineExceeded):  # a mitigation that was kept waiting
                 f(number, FakeContext(0.11 if number % 100 == 0 else 3.0))
 
-    shoot(101)
-    gc.collect()
-    descriptors, threads = _descriptors(), threading.active_count()
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    shoot(1000)
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
-    tracemalloc.stop()
-    assert grown < 1_000_000
-    assert (_descriptors(), threading.active_count()) == (descriptors, threads)
+    check_leaves_nothing(shoot)
     assert 0 < len(messages) == len(set(messages)) <= 12
 
 
