@@ -360,6 +360,12 @@ class Deadline:
         early = self._clock.early
         until = self.wakes_at - early / 8 if early else math.inf
         self.record().look(self._task, self.covers, self._clock.now, until)
+        if early and self._clock.now() < self.wakes_at - early:
+            self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Make the error once for nothing: what has not run for a while takes twice as long at first."""
+        self._filled(DeadlineExceeded(self._said(started=True)), self.soft)
 
     def due(self) -> None:
         """Cut the block, unless the expiry is an ancestor's (the timer calls this at the instant).
@@ -504,15 +510,7 @@ class Deadline:
                 around.close_on_cut(resource)
 
     def _exceeded(self, now: float, *, started: bool = True, tell: bool = True) -> DeadlineExceeded:
-        message = said(
-            self.name,
-            entered=self._entered,
-            soft=self.soft,
-            hard=self.hard,
-            answer_by=self.answer_by,
-            margin=self.margin,
-            where=self.record().where() if started else None,
-        )
+        message = self._said(started=started)
         if tell:
             self._tell(now, started=started)
         try:
@@ -523,6 +521,17 @@ class Deadline:
                 f"error={self._error.__name__} could not be built from the message alone: {error!r}"
             )
             return self._filled(plain, now, started=started)
+
+    def _said(self, *, started: bool) -> str:
+        return said(
+            self.name,
+            entered=self._entered,
+            soft=self.soft,
+            hard=self.hard,
+            answer_by=self.answer_by,
+            margin=self.margin,
+            where=self.record().where() if started else None,
+        )
 
     def _tell(self, now: float, *, started: bool) -> None:
         blocked = self.record().blocked_in()

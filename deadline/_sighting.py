@@ -95,6 +95,10 @@ class _Sighted:
         self.name = task.get_name()
         self.chain = chain
         self.host = host
+        self.see_call(task, now)
+
+    def see_call(self, task: asyncio.Task[Any], now: float) -> None:
+        """Note the call that the task is in."""
         call = calls.get(task)
         self.call = self.error = None
         if call is not None:
@@ -117,7 +121,7 @@ class Sighting:
             always looked at.
     """
 
-    __slots__ = ("_host", "_others")
+    __slots__ = ("_host", "_others", "_waiter")
 
     def __init__(
         self,
@@ -128,6 +132,7 @@ class Sighting:
     ) -> None:
         self._others: list[tuple[asyncio.Task[Any], _Sighted]] = []
         seen: set[Any] = {host}
+        self._waiter = _waiter(host)
         chain, below = _look(host, further=True)
         self._host = _Sighted(host, chain, now(), host=True)
         # Behind a queue, as in managed transfers, tasks hang off nothing that is awaited. Calls are known.
@@ -144,7 +149,10 @@ class Sighting:
 
     def refresh(self, host: asyncio.Task[Any], now: float) -> None:
         """Look at the host again, at the instant itself; forget the others that have ended since."""
-        self._host = _Sighted(host, _look(host, further=False)[0], now, host=True)
+        if self._waiter is not None and self._waiter is _waiter(host):  # it has not run since
+            self._host.see_call(host, now)
+        else:
+            self._host = _Sighted(host, _look(host, further=False)[0], now, host=True)
         self._others = [(task, sighted) for task, sighted in self._others if not task.done()]
 
     def _all(self) -> Iterator[_Sighted]:
@@ -163,6 +171,12 @@ class Sighting:
     def reports(self) -> tuple[TaskReport, ...]:
         """As plain data."""
         return tuple(sighted.report() for sighted in self._all())
+
+
+def _waiter(task: asyncio.Task[Any]) -> object:
+    """The future that a task waits for; `None` if it is about to run, or if that cannot be told."""
+    waiter = getattr(task, "_fut_waiter", None)  # private; anyio reads it as well
+    return None if waiter is None or waiter.done() else waiter
 
 
 def _look(task: asyncio.Task[Any], *, further: bool) -> tuple[list[Position], list[asyncio.Task[Any]]]:

@@ -516,3 +516,22 @@ async def test_a_narrow_width_is_widened() -> None:
 async def test_an_empty_report_renders() -> None:
     """A report of nothing is its title."""
     assert Report().render() == "deadline exceeded before it began: nothing was left"
+
+
+@pytest.mark.slow
+async def test_what_moves_on_in_the_last_millisecond_is_seen_where_it_is() -> None:
+    """The tasks are looked at a little early; the host that has run since is looked at again."""
+    woken = asyncio.Event()
+
+    async def first() -> None:
+        await woken.wait()
+
+    async def second() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(0.05) as dl:
+            asyncio.get_running_loop().call_at(dl.soft - 0.0006, woken.set)
+            await first()
+            await second()
+    assert [link.function for link in caught.value.report.tasks[0].awaiting][1].endswith("second")
