@@ -279,3 +279,26 @@ def test_timers_keep_nobodys_context_alive() -> None:
         sleeper.clock.disarm(sleeper)
 
     run("virtual", main())
+
+
+@pytest.mark.slow
+def test_what_moves_on_in_the_last_millisecond_is_seen_where_it_is() -> None:
+    """The tasks are looked at a little early; the host that has run since is looked at again."""
+
+    async def main() -> list[str]:
+        woken = asyncio.Event()
+
+        async def first() -> None:
+            await woken.wait()
+
+        async def second() -> None:
+            await asyncio.Event().wait()
+
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(0.05) as dl:
+                asyncio.get_running_loop().call_at(dl.soft - 0.0006, woken.set)
+                await first()
+                await second()
+        return [link.function.rpartition(".")[2] for link in caught.value.report.tasks[0].awaiting]
+
+    assert run("asyncio", main()) == ["main", "second", "wait"]
