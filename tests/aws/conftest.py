@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
+import threading
+import tracemalloc
 import uuid
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
@@ -23,7 +27,6 @@ from deadline.aws._latency import latency_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
 
     from deadline.testing import MotoServer
 
@@ -207,3 +210,26 @@ def told() -> Iterator[list[Event]]:
     unsubscribe = subscribe(lambda event: events.append(event) if event.name.startswith("aws.") else None)
     yield events
     unsubscribe()
+
+
+@pytest.fixture
+def leaves_nothing() -> Callable[[Callable[[int], None]], None]:
+    """Fails if a thousand shots leave a descriptor, a thread or a megabyte, after a hundred that warm up."""
+
+    def opened() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    def check(shoot: Callable[[int], None]) -> None:
+        shoot(101)
+        gc.collect()
+        before = opened()
+        tracemalloc.start()
+        held = tracemalloc.get_traced_memory()[0]
+        shoot(1000)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - held
+        tracemalloc.stop()
+        assert grown < 1_000_000
+        assert opened() == before
+
+    return check

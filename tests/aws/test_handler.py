@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import pytest
-from leaks import check_leaves_nothing
 
 from deadline import DeadlineExceeded, InsufficientTime, aws, critical, current, deadline, remaining
 from deadline.aws import _environment
@@ -1203,7 +1202,9 @@ def told_by_handlers(told: list[Event]) -> list[Event]:
 
 
 @pytest.mark.slow
-def test_a_thousand_invocations_leave_nothing() -> None:
+def test_a_thousand_invocations_leave_nothing(
+    leaves_nothing: Callable[[Callable[[int], None]], None],
+) -> None:
     """No tasks, no threads, no descriptors; under a megabyte of memory."""
 
     @aws.handler
@@ -1223,5 +1224,5 @@ def test_a_thousand_invocations_leave_nothing() -> None:
             with contextlib.suppress(DeadlineExceeded):  # a mitigation that was kept waiting
                 f(number, FakeContext(0.3 if number % 100 == 0 else 3.0))
 
-    check_leaves_nothing(shoot)
+    leaves_nothing(shoot)
     assert asyncio.all_tasks(_environment.environment().loop) == set()
