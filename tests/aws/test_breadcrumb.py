@@ -551,7 +551,7 @@ class Deaths:
 
 
 KILLS = {
-    "the mitigation blocks": {"body": "wait", "mitigation": "swallow"},
+    "the mitigation blocks": {"body": "wait", "mitigation": "derive"},
     "the lock is held": {"body": "lock"},
     "SIGKILL from outside": {"body": "wait"},
     "out of memory": {"body": "memory"},
@@ -559,7 +559,7 @@ KILLS = {
 }
 """Each without a helper."""
 
-AT_TIMEOUT = {"the mitigation blocks": "in swallow_all", "the lock is held": "in hold_the_lock"}
+AT_TIMEOUT = {"the mitigation blocks": "in derive", "the lock is held": "in hold_the_lock"}
 
 
 @pytest.fixture(scope="module")
