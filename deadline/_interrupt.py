@@ -191,12 +191,18 @@ def _outward(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def _where(frame: FrameType) -> tuple[str, str]:
+    """The names of a frame's module and function."""
+    return str(frame.f_globals.get("__name__", "")), frame.f_code.co_name
+
+
 def _place(frame: FrameType) -> Place:
     code = frame.f_code
+    module, name = _where(frame)
     # What the garbage collector calls is like a `__del__`: Python prints what it raises, and goes on.
     collecting = any(getattr(called, "__code__", None) is code for called in gc.callbacks)
-    name = "__del__" if collecting else code.co_name
-    module, awaits = str(frame.f_globals.get("__name__", "")), bool(code.co_flags & _AWAITS)
+    name = "__del__" if collecting else name
+    awaits = bool(code.co_flags & _AWAITS)
     hands_on = (module, name) == _CALLS_BACK and code.co_code[frame.f_lasti] == _CALL
     return Place(module, name, awaits, awaits and is_unawaited(code, frame.f_lasti), hands_on)
 
@@ -209,19 +215,13 @@ def is_unawaited(code: CodeType, lasti: int) -> bool:
     return at < len(following) and following[at] == _GET_AWAITABLE
 
 
-def _positions(frame: FrameType | None) -> list[tuple[CodeType, int]]:
-    """The stack of the blocking code, outermost coroutine, callback or plain function first."""
-    stack = [(one.f_code, one.f_lasti) for one in _blocking(frame)]
-    return stack[:LONGEST_STACK][::-1]
-
-
 def _blocking(frame: FrameType | None) -> list[FrameType]:
     """The frames of the blocking code, innermost first; the loop's own if it calls C code."""
     frames = list(_outward(frame))
-    places = [_place(one) for one in frames]
-    ends = [at + 1 for at, place in enumerate(places) if place.awaits]
-    ends += [at for at, place in enumerate(places) if place[:2] in _CALLS_YOURS]
-    ends = ends or [at for at, place in enumerate(places) if place[:2] in {_CALLS_BACK, *_RUNS}][:1]
+    places = [_where(one) for one in frames]
+    ends = [at + 1 for at, one in enumerate(frames) if one.f_code.co_flags & _AWAITS]
+    ends += [at for at, place in enumerate(places) if place in _CALLS_YOURS]
+    ends = ends or [at for at, place in enumerate(places) if place in {_CALLS_BACK, *_RUNS}][:1]
     return frames[: max(ends, default=0) or 1]
 
 
@@ -368,16 +368,21 @@ class Alarm:
             target, inside = one.target, one.loop is None
             began, length = target.spared
             own, spent = target.covers(context), (now - began) / length
-            places = [_place(one) for one in _outward(frame)]
-            may = (in_task or inside) and interruptible(places, spent, own=own, leaves_loop=inside)
-            if may or (loop is not None and not in_task and borne(places, spent, own=own)):
+            may = (in_task or inside) and interruptible(
+                map(_place, _outward(frame)), spent, own=own, leaves_loop=inside
+            )
+            if not may and loop is not None and not in_task:
+                may = borne(map(_place, _outward(frame)), spent, own=own)
+            if may:
                 self._ring_in(max(FALLBACK, length / 10))
                 self.raised += 1
                 self._swallowed += 1
-                target.struck(_positions(frame), own=own)
+                frames = _blocking(frame)
+                stack = [(one.f_code, one.f_lasti) for one in frames]
+                target.struck(stack[:LONGEST_STACK][::-1], own=own)
                 interrupted = Interrupted()
                 if spent >= 2 / 3 and self._swallowed > MOST_SWALLOWED:
-                    _strike_again(_blocking(frame), interrupted)
+                    _strike_again(frames, interrupted)
                 raise interrupted
 
     def _answered(self) -> None:
