@@ -22,7 +22,7 @@ import heapq
 import itertools
 import time
 from contextvars import Context
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,16 +141,25 @@ plain_clock: Final = PlainClock()
 """The one that there is."""
 
 
-def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
-    """The one clock of `loop`.
+Kept = TypeVar("Kept")
 
-    It is kept on the loop itself: a table beside it, weak or not, would keep loops alive through the clock,
-    and is dearer to look up.
+
+def kept_on(
+    loop: asyncio.AbstractEventLoop, name: str, make: Callable[[asyncio.AbstractEventLoop], Kept]
+) -> Kept:
+    """The one thing of its kind of `loop`, made when it is first asked for.
+
+    It is kept on the loop itself: a table beside it, weak or not, would keep loops alive through what is in
+    it, and is dearer to look up. A loop without room for it has it made each time: dearer, equally right.
     """
-    clock: Clock | None = getattr(loop, "_deadline_clock", None)
-    if clock is None:
-        clock = Clock(loop)
-        # A loop without room for it gets a clock per scope: dearer, equally right.
+    kept: Kept | None = getattr(loop, name, None)
+    if kept is None:
+        kept = make(loop)
         with contextlib.suppress(AttributeError):
-            loop._deadline_clock = clock  # type: ignore[attr-defined]  # noqa: SLF001
-    return clock
+            setattr(loop, name, kept)
+    return kept
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
+    """The one clock of `loop`."""
+    return kept_on(loop, "_deadline_clock", Clock)

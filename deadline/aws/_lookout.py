@@ -8,10 +8,11 @@ if others wait.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
+
+from deadline._timer import kept_on
 
 if TYPE_CHECKING:
     import asyncio
@@ -61,10 +62,5 @@ class Lookout:
 
 
 def lookout_of(loop: asyncio.AbstractEventLoop) -> Lookout:
-    """The one lookout of `loop`, kept on it as its clock is; a loop without room for it gets one a time."""
-    lookout: Lookout | None = getattr(loop, "_deadline_lookout", None)
-    if lookout is None:
-        lookout = Lookout(loop)
-        with contextlib.suppress(AttributeError):
-            loop._deadline_lookout = lookout  # type: ignore[attr-defined]  # noqa: SLF001
-    return lookout
+    """The one lookout of `loop`."""
+    return kept_on(loop, "_deadline_lookout", Lookout)
