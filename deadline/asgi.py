@@ -49,6 +49,24 @@ _HEADERS: Final = [
 ]
 
 
+class _Response:
+    """Sends a response's messages, and knows how far it is.
+
+    Attributes:
+        started: Whether it has begun.
+        whole: Whether it is complete.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = self.whole = False
+
+    async def __call__(self, message: Message) -> None:
+        self.started = self.started or message["type"] == "http.response.start"
+        await self._send(message)
+        self.whole = message["type"] in _ENDS and not message.get("more_body")
+
+
 @final
 class DeadlineMiddleware:
     """An ASGI application whose requests end in time: `app.add_middleware(DeadlineMiddleware, budget=5.0)`.
@@ -106,18 +124,11 @@ class DeadlineMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = whole = False
-
-        async def sending(message: Message) -> None:
-            nonlocal started, whole
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-            whole = message["type"] in _ENDS and not message.get("more_body")
-
+        response = _Response(send)
         dl = self._deadline(scope)
         try:
             async with dl:
-                await self._app(scope, receive, sending)
+                await self._app(scope, receive, response)
         except Exception as error:
             exceeded = says_time_is_up(error, lambda exceeded: exceeded.deadline is dl)
             if exceeded is None:
@@ -127,14 +138,14 @@ class DeadlineMiddleware:
                 logging.WARNING,
                 method=scope.get("method"),
                 path=scope.get("path"),
-                response_started=started,
+                response_started=response.started,
                 report=exceeded.report.render(),
             )
-            if whole:
+            if response.whole:
                 return  # the server would close the connection, and the next request may have come on it
-            if started:
+            if response.started:
                 raise
-            await self._answer(exceeded, dl, scope, receive, sending)
+            await self._answer(exceeded, dl, scope, receive, response)
 
     def _deadline(self, scope: Scope) -> Deadline:
         context, limit = scope.get("aws.context") or None, self._budget
@@ -149,29 +160,22 @@ class DeadlineMiddleware:
         return Deadline(*bounded(checked(context), self._margin, limit), "request", DeadlineExceeded)
 
     async def _answer(
-        self, exceeded: DeadlineExceeded, dl: Deadline, scope: Scope, receive: Receive, send: Send
+        self, exceeded: DeadlineExceeded, dl: Deadline, scope: Scope, receive: Receive, response: _Response
     ) -> None:
         """Answer instead of the application, which has not begun to."""
-        started = False
-
-        async def sending(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         if self._on_exceeded is not None:
             try:
                 async with exceeded.grace(reserve=dl.answer_by - dl.answering().mitigation):
                     answer = _checked(await self._on_exceeded(exceeded, scope))
                 async with exceeded.grace():
-                    await answer(scope, receive, sending)
+                    await answer(scope, receive, response)
             except Exception as error:
-                if started:
+                if response.started:
                     raise
                 emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=repr(error))
             else:
                 return
-        await _gateway_timeout(scope, receive, send)
+        await _gateway_timeout(scope, receive, response)
 
 
 def _check_mitigation(on_exceeded: Any) -> None:
