@@ -108,17 +108,25 @@ class Notifier:
         Returns:
             Whether it was sent.
         """
-        of = {"function": message["function"], "request_id": message["request_id"]}
         try:
             async with deadline(max(0.0, until - asyncio.get_running_loop().time()), name="notice"):
                 await self.send(message, outside)
         except BaseException as failure:
-            emit("aws.notice_failed", logging.WARNING, **of, error=repr(failure))
+            tell_delivery(message, failure)
             if not isinstance(failure, Exception):
                 raise
             return False
-        emit("aws.notice_sent", logging.INFO, **of, reason=message["reason"], sent_by="handler")
+        tell_delivery(message, None)
         return True
+
+
+def tell_delivery(message: dict[str, Any], failure: BaseException | None) -> None:
+    """Tell how it went to send a message from this process."""
+    of = {"function": message["function"], "request_id": message["request_id"]}
+    if failure is None:
+        emit("aws.notice_sent", logging.INFO, **of, reason=message["reason"], sent_by="handler")
+    else:
+        emit("aws.notice_failed", logging.WARNING, **of, error=repr(failure))
 
 
 class Word:
@@ -181,9 +189,9 @@ class Word:
         try:
             client.send(self._notifier.sealed(what))
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
-            self._tell("aws.notice_failed", logging.WARNING, error=repr(error))
+            tell_delivery(what, error)
         else:
-            self._tell("aws.notice_sent", logging.INFO, reason=what["reason"], sent_by="handler")
+            tell_delivery(what, None)
 
     def stand_down(self) -> None:
         """Have the helper not send it: what happened is no news."""

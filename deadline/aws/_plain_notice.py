@@ -20,7 +20,7 @@ from deadline.aws._armed import note_told
 from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._kept_client import WARMING_UP
 from deadline.aws._notice import Notice
-from deadline.aws._notifier import Notifier, Word
+from deadline.aws._notifier import Notifier, Word, tell_delivery
 from deadline.aws._plain import under
 
 if TYPE_CHECKING:
@@ -99,13 +99,12 @@ class PlainNotifier(Notifier):
 
         def deliver() -> None:
             for message in messages:
-                of = {"function": message["function"], "request_id": message["request_id"]}
                 try:
                     self.send_now(message)
                 except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
-                    emit("aws.notice_failed", logging.WARNING, **of, error=repr(error))
+                    tell_delivery(message, error)
                 else:
-                    emit("aws.notice_sent", logging.INFO, **of, reason=message["reason"], sent_by="handler")
+                    tell_delivery(message, None)
 
         try:
             return Errand(deliver, math.inf, outside)
