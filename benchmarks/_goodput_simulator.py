@@ -139,7 +139,7 @@ class Planned(Policy):
                 return False
             flights = [(now, latency.answers, world.send(number, attempt, now))]
             further = attempts_left(attempt, LEGACY_ATTEMPTS, limits)
-            look = 0.0 if self.hedge else first_look(further, limits, latency)
+            look = 0.0 if self.hedge else first_look("dynamodb.GetItem", further, limits, latency)
             latest, beside, limit = now, self.hedge, math.inf
             failure: float | None = None
             while flights:

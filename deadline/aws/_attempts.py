@@ -115,14 +115,21 @@ def attempt_limit(left: float, further: int, limits: Limits, latency: Latency) -
     return _best(left, limits, latency, beside=False)
 
 
-def first_look(further: int, limits: Limits, latency: Latency) -> float:
+def first_look(operation: str, further: int, limits: Limits, latency: Latency) -> float:
     """How long after an attempt's start `attempt_limit` need not be asked: most are answered by then.
 
-    Arguments and result as of `attempt_limit`, which is never shorter; `inf` if it need not be asked at all.
+    Args:
+        operation: `service.Operation`; one of `LONG` is not given up early.
+        further: As of `attempt_limit`, like the rest.
+        limits: The caller's.
+        latency: What such attempts took so far.
+
+    Returns:
+        Seconds, never more than `attempt_limit`'s; `inf` if it need not be asked at all.
     """
     if limits.per_attempt is not None:
         return limits.per_attempt
-    if further <= 0:
+    if further <= 0 or operation in LONG:
         return math.inf
     return MIN_LIMIT if latency.answers else COLD_LIMIT
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.retries.standard import ThrottledRetryableChecker
 
+from deadline._events import emit
 from deadline._sighting import Call, calls
 from deadline.aws._attempts import Limits, attempts_left
 from deadline.aws._hedging import budget_of, hedges
@@ -88,6 +89,10 @@ class AwsCall(Call):
             length = len(body) if isinstance(body, bytes) else int(request.headers.get("Content-Length") or 0)
             size = max(0, length.bit_length() - _SMALL) // 2
         return latency_of(self._client.meta.endpoint_url, self.name, size)
+
+    def tell(self, event: str, level: int, **fields: Any) -> None:
+        """Tell what happens to it."""
+        emit(event, level, service=self.service, operation=self.operation, **fields)
 
     def budget(self) -> Budget:
         """What may be sent besides."""

@@ -30,7 +30,6 @@ from aiobotocore.utils import AioS3ExpressIdentityCache
 from anyio.lowlevel import checkpoint
 
 from deadline._errors import DeadlineExceeded
-from deadline._events import emit
 from deadline._scope import current
 from deadline._section import calls_of_step
 from deadline._sighting import calls
@@ -167,11 +166,9 @@ def _forget_identity(params: Any) -> None:
 async def _refuse(dl: Deadline, call: AwsCall) -> None:
     if call.left() <= 0.0:
         await checkpoint()  # the time is up: this is a cut like any other, if it reaches this task
-    emit(
+    call.tell(
         "aws.call_refused",
         logging.INFO,
-        service=call.service,
-        operation=call.operation,
         left=call.left(),
         needs=call.limits.min_attempt,
         deadline=dl.name,
@@ -235,15 +232,7 @@ def _no_retry(call: AwsCall, delay: float) -> None:
         f"deadline: no retry after attempt {call.attempt}: with {delay:.3f} s of backoff and "
         f"{call.limits.min_attempt:.3f} s for an attempt it does not fit into the {call.left():.3f} s left"
     )
-    emit(
-        "aws.retry_refused",
-        logging.INFO,
-        service=call.service,
-        operation=call.operation,
-        attempt=call.attempt,
-        delay=delay,
-        left=call.left(),
-    )
+    call.tell("aws.retry_refused", logging.INFO, attempt=call.attempt, delay=delay, left=call.left())
 
 
 def _wire(client: Any) -> None:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import aiohttp
 from botocore.exceptions import ReadTimeoutError
 
-from deadline._events import emit
 from deadline._sighting import calls
-from deadline.aws._attempts import LONG, attempt_limit, first_look, hedge_after
+from deadline.aws._attempts import attempt_limit, first_look, hedge_after
 from deadline.aws._call import AwsCall, current_call, says_throttled
 from deadline.aws._hedging import Race
 from deadline.aws._lookout import lookout_of
@@ -105,8 +104,7 @@ class _Patience:
         self._sent = self._now()
         self.gave_up = False
         self.limit = math.inf
-        patient = call.name in LONG and call.limits.per_attempt is None
-        look = math.inf if patient else first_look(call.further(), call.limits, latency)
+        look = first_look(call.name, call.further(), call.limits, latency)
         if look < math.inf:
             self._lookout.begin(self, self._sent + look)
 
@@ -179,14 +177,7 @@ async def _raced(call: AwsCall, send: Send, request: Any) -> Any:
             if beside:
                 call.attempt += 1
                 call.given_up_after = max(call.given_up_after, now - latest)
-                emit(
-                    "aws.attempt_hedged",
-                    logging.DEBUG,
-                    service=call.service,
-                    operation=call.operation,
-                    attempt=call.attempt,
-                    seconds=now - latest,
-                )
+                call.tell("aws.attempt_hedged", logging.DEBUG, attempt=call.attempt, seconds=now - latest)
                 race.start(latency.answers)
                 latest = now
     finally:
@@ -224,14 +215,7 @@ def _give_up(
     if call.given_up_after:
         latency.tried_again(faster=False)
     call.given_up_after = max(call.given_up_after, seconds)
-    emit(
-        "aws.attempt_timed_out",
-        logging.INFO,
-        service=call.service,
-        operation=call.operation,
-        attempt=call.attempt,
-        seconds=seconds,
-    )
+    call.tell("aws.attempt_timed_out", logging.INFO, attempt=call.attempt, seconds=seconds)
     raise AttemptTimeoutError(
         endpoint_url=request.url, attempt=call.attempt, seconds=seconds, error=error
     ) from error

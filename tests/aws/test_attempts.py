@@ -103,7 +103,7 @@ def test_a_limit_leaves_time_for_another_attempt(
 ) -> None:
     """Whatever was learnt, a planned limit is not short, and what is left after it is enough for another."""
     limit = attempt_limit(left, further, limits, latency)
-    assert first_look(further, limits, latency) <= limit
+    assert first_look("dynamodb.GetItem", further, limits, latency) <= limit
     if limits.per_attempt is not None:
         assert limit == limits.per_attempt
     elif limit < math.inf:
