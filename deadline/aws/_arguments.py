@@ -100,7 +100,7 @@ def breadcrumb_of(name: str, asked: object, *, helper: bool) -> Breadcrumb | Non
             logger.warning("breadcrumb= does nothing for %s: it needs Linux, this is %s", name, sys.platform)
         return None
     try:
-        from deadline.aws._breadcrumb import Breadcrumb  # noqa: PLC0415
+        from deadline.aws._breadcrumb import Breadcrumb  # noqa: PLC0415  # it loads ctypes
     except ImportError as error:  # a Python that was built without ctypes
         logger.debug("no breadcrumb: %r", error)
         return None
