@@ -1,18 +1,20 @@
 """The deadline and its scope.
 
-The cancelling itself is anyio's: a scope without a deadline of its own, which delivers the cancellation
-again and again until the block is left. Ours are the instant, who owns it, and what leaves the edge.
+First an edge, then a level. At the soft instant the task that entered is cancelled once, as by `asyncio.timeout`:
+what awaits in a `finally`, an `except` or an `__aexit__` runs. When unwinding has had its share of the margin,
+an anyio scope is put around the block and cancelled: whatever awaits then is cancelled again, until the block is
+left. A shield of anyio's inside the block puts off both.
 
 Who owns an expiry. Every scope arms its own instant, and nested scopes on one context have the same one.
 So when an instant comes, the scope first looks at its open ancestors: if one of them is past, or will be
 within `TIE`, the expiry is that one's. The scope then stands back and looks again later, because not every
 task is reached by its ancestors' cancellation: a bare task is not, a task group's child is, some turns
-of the loop later. An ancestor that cut its block `PATIENCE` ago and is still open counts no more.
+of the loop later. An ancestor that cut its block `PATIENCE` ago and has not reached this one counts no more; one
+that has reached it counts until its own level begins.
 
 What leaves the edge is decided by count, like in `asyncio.timeout`, never by a message. The CancelledError
-is ours if we cut, the task's count of cancellations is back to what it was on entry (anyio takes back its
-own), and no surrounding scope is cancelled. anyio itself knows its cancellations by their message,
-which `gather` and task groups lose.
+is ours if we cut, the task's count of cancellations, less our own, is back to what it was on entry, and no
+surrounding scope of anyio's is cancelled.
 """
 
 from __future__ import annotations
@@ -26,25 +28,26 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, final
 
-import anyio
 import anyio.lowlevel
-from anyio import CancelScope
 
 from deadline import _source
+from deadline._anyio_seam import Around, innermost, is_cancelled, is_shielded
 from deadline._edge import built, check_name_and_error, holds_interrupt, is_unwinding, said
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit
 from deadline._interrupt import alarm
 from deadline._margin import shares
 from deadline._record import Record
-from deadline._sighting import left_running, running_inside
+from deadline._sighting import context_of, left_running, running_inside
 from deadline._timer import Clock, PlainClock, clock_of, plain_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
     from contextvars import Context, Token
     from datetime import timedelta
     from types import CodeType, TracebackType
+
+    from anyio import CancelScope
 
     from deadline._margin import Shares
     from deadline._record import Closable
@@ -56,6 +59,13 @@ by the time between them."""
 
 PATIENCE: Final = 0.1
 """Seconds for which a scope leaves it to an ancestor that is past to cut what it must."""
+
+UNWINDING: Final = 5.0
+"""Seconds for which a block without a margin may unwind before whatever awaits is cancelled again.
+
+`asyncio.timeout` sets no limit at all, and lets a `finally` hang for ever. Five seconds is what psycopg 3 takes at
+most to cancel a query on the server (`AsyncConnection.cancel_safe(timeout=5)` within `wait`); a rollback
+needs a round trip."""
 
 ASSUMED: Final = 1.0
 """Seconds of margin that a deadline without one spares in interrupting what blocks it: nothing ends it."""
@@ -132,16 +142,21 @@ class Deadline:
         "__weakref__",
         "_cancelling",
         "_clock",
+        "_come",
         "_cut_at",
+        "_edged",
         "_entered",
         "_error",
         "_expired",
         "_holds",
         "_interrupt",
         "_interrupted",
+        "_levels_at",
         "_margin",
+        "_outside",
         "_parent",
         "_record",
+        "_retry",
         "_scope",
         "_source",
         "_state",
@@ -160,7 +175,7 @@ class Deadline:
     _clock: Clock | PlainClock
     _parent: Deadline | None
     _entered: float
-    _scope: CancelScope
+    _outside: CancelScope | None
     _cancelling: int
     _token: Token[Deadline | None]
     _unheld: float
@@ -181,7 +196,10 @@ class Deadline:
         self._interrupt = interrupt
         self._interrupted = False
         self._state: _State = "new"
-        self._cut_at = math.inf
+        self._cut_at = self._levels_at = math.inf
+        self._come = self._edged = False
+        self._retry: asyncio.Handle | None = None
+        self._scope: Around | None = None
         self._expired = False
         self._holds = 0
         self._record: Record | None = None
@@ -274,13 +292,11 @@ class Deadline:
             self.soft = self.hard = math.inf
             return self
         self._task = task = _running_task()
-        scope = CancelScope()  # the first one in a process loads anyio's backend: before the clock starts
         clock = clock_of(task.get_loop())
         now = self._sample(clock)
         if self.soft <= now or (self._parent is not None and self._parent._is_past(now)):
             await self._enter_late()
-        self._scope = scope
-        scope.__enter__()
+        self._outside = innermost(task)
         self._cancelling = task.cancelling()
         self._state = "open"
         self._token = _current.set(self)
@@ -323,7 +339,7 @@ class Deadline:
         if any(around._cut_at < math.inf for around in self._around()):
             await anyio.lowlevel.checkpoint_if_cancelled()
         while self._owner(self._clock.now()) is not None:  # noqa: ASYNC110  # only time can tell
-            await anyio.sleep(TIE)
+            await asyncio.sleep(TIE)
         if self.soft <= self._clock.now():
             del self._task
             self._refuse()
@@ -351,9 +367,25 @@ class Deadline:
         """Whether the cut of an ancestor that is past can get here yet."""
         if around._clock.loop is not self._clock.loop:
             return False  # it is another thread's
-        if around._cut_at <= self._entered and (self._state == "open" or around._task is self._task):
-            return False  # we are behind a shield: a cut that gets here would have ended the entry
-        return now < around._cut_at + PATIENCE
+        before = around._cut_at <= self._entered  # it cut before we were entered
+        if around._task is self._task:
+            if around._come:
+                return not before and now < around._levels_at
+            if around._cut_at < math.inf and not is_shielded(self._task, around._outside_scopes()):
+                return True
+            if before:
+                return False
+        elif before and self._state == "open":
+            return False  # it would have ended the entry
+        return now < (around._levels_at if self._is_reached_by(around) else around._cut_at + PATIENCE)
+
+    def _is_reached_by(self, around: Deadline) -> bool:
+        """Whether the cut of an ancestor has got here: somebody has cancelled this task since it entered."""
+        return (
+            around._cut_at < math.inf
+            and self._state == "open"
+            and self._task.cancelling() > self._cancelling
+        )
 
     def near(self) -> None:
         """Look at the tasks while there is time to (the timer calls this shortly before the instant)."""
@@ -373,9 +405,11 @@ class Deadline:
         Where the block has no loop, what is cut is what the running loop does for it, if one does.
         """
         now = max(self._clock.now(), self.soft)
-        if self._owner(now) is not None:
-            self.wakes_at = now + TIE
-            self._clock.arm(self)
+        owner = self._owner(now)
+        if owner is not None:
+            self.wakes_at = max(now + TIE, owner._levels_at if self._is_reached_by(owner) else 0.0)
+            if self.wakes_at < math.inf:
+                self._clock.arm(self)
             return
         self._cut_at = now
         if self._clock.loop is None:
@@ -384,7 +418,87 @@ class Deadline:
                 task.cancel()
             return
         self.record().look_again(self._task, now)
-        self._scope.cancel()
+        self._levels_at = self._unwinds_until(now)
+        self._clock.disarm(self)
+        self.handle = self._clock.loop.call_at(self._levels_at, self._cancel_always, context=self._clock.context)
+        self._cancel_once()
+
+    def _unwinds_until(self, now: float) -> float:
+        """When the level begins, if the edge comes `now`."""
+        if self.margin == 0.0:
+            until = now + UNWINDING
+        else:  # a cut that comes late, after a critical section or a blocked loop, has the same time
+            ends = self.answering()
+            share = ends.unwinding - max(self.unheld_soft, self._entered)
+            until = max(ends.unwinding, min(now + share, ends.undo))
+        for around in self._around():
+            if around._cut_at < math.inf:
+                until = min(until, around._levels_at)
+            elif around._task is not self._task:  # in the same task its own cut begins our level
+                until = min(until, max(now, around.soft))
+        return until
+
+    def _cancel_once(self) -> None:
+        """Cancel the task that entered, once, as soon as nothing is lost by it.
+
+        What the task waits for may have come already, in this turn of the loop: a connection, say. A cancellation now
+        would lose it, so it waits a turn. One that is being cancelled by others in this turn is cancelled together.
+        """
+        self._wait_no_more()
+        task, loop = self._task, self._clock.loop
+        if self._come or self._state != "open" or task.done() or loop is None:
+            return
+        if task.cancelling() > self._cancelling:
+            for inside in self._inside():
+                if inside._cut_at < math.inf:
+                    inside._cancel_always()
+        outside = self._outside_scopes()
+        if is_shielded(task, outside):
+            if self._scope is None:
+                self._scope = Around.of(task, outside)
+            self._scope.call_when_reachable(self._cancel_once)
+            return
+        waiter = getattr(task, "_fut_waiter", None)  # private, and anyio reads both as well
+        came = waiter is not None and waiter.done() and not waiter.cancelled()
+        if asyncio.current_task(loop) is task or (came and not getattr(task, "_must_cancel", False)):
+            self._retry = loop.call_soon(self._cancel_once, context=self._clock.context)
+            return
+        self._wait_no_more()
+        self._come = self._edged = True
+        task.cancel("deadline exceeded")
+
+    def _wait_no_more(self) -> None:
+        """Give up what `_cancel_once` waits for."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._scope is not None and self._scope.on_reach is not None:
+            self._scope.stop()
+
+    def _cancel_always(self) -> None:
+        """Cancel whatever awaits in the block from now on, until it is left."""
+        self._clock.disarm(self)
+        if self._state != "open" or self._task.done():
+            return
+        self._levels_at = min(self._levels_at, self._clock.now())
+        self._wait_no_more()
+        if self._scope is None:
+            self._scope = Around.of(self._task, self._outside_scopes())
+        self._scope.cancel("deadline exceeded")
+
+    def _outside_scopes(self) -> Container[object]:
+        """The scopes of anyio's at which this block begins, seen from the inside."""
+        return {self._outside, *(around._scope for around in self._around() if around._task is self._task)}
+
+    def _inside(self) -> Iterator[Deadline]:
+        """The open deadlines that the same task has entered since, innermost first."""
+        inside = context_of(self._task).get(_current)
+        inner = []
+        while inside is not None and inside is not self:
+            if inside._state == "open" and inside._task is self._task:
+                inner.append(inside)
+            inside = inside._parent
+        return iter(inner if inside is self else ())
 
     # --- the interrupt (see `_interrupt.Target`) ----------------------------------------------------------
 
@@ -421,16 +535,40 @@ class Deadline:
         try:
             if not self._left_by_its_task(exc):
                 return
-            # Of a CancelledError alone anyio can be sure; whatever else leaves is for us to decide.
-            cancelled = exc_type if exc_type is CancelledError else None
-            caught = self._scope.__exit__(cancelled, exc if cancelled else None, None)
+            passes = self._cut_at < math.inf and self._take_back(exc)
             if self._record is not None and (opened := self._record.resources()):
                 await self._settle(self._record, opened, exc)
-            self._decide(exc, now, caught=caught)
+            if not passes:
+                self._decide(exc, now)
         finally:
             # Tasks that the block started keep this object in their contexts for as long as they live.
-            del self._task, self._scope, self._token
-            self._record = None
+            del self._task, self._outside, self._token
+            self._scope = self._record = None
+
+    def _take_back(self, exc: BaseException | None) -> bool:
+        """Take back the cancellations that we have counted on the task.
+
+        Returns:
+            Whether what leaves is an ancestor's cut as well: one that cut while this block was open, in the same
+            task. If its own cancellation has not come yet, it must not come any more.
+        """
+        self._wait_no_more()
+        if self._scope is not None:
+            self._scope.remove()
+        heirs = [dl for dl in self._around() if dl._task is self._task and self._entered < dl._cut_at < math.inf]
+        heirs = [dl for dl in heirs if not is_shielded(self._task, dl._outside_scopes())]
+        leaves = exc is not None and is_unwinding(exc, self)
+        for around in heirs:
+            if leaves and not around._come:
+                around._wait_no_more()
+                around._come, around._edged, self._edged = True, self._edged, False
+            if leaves and around is not heirs[-1]:
+                around._cancel_always()
+            elif not around._come:
+                around._cancel_once()
+        if self._edged:
+            self._task.uncancel()
+        return leaves and bool(heirs)
 
     def leave_plainly(self, exc: BaseException | None) -> None:
         """Leave what `enter_plainly` has entered, by `exc` or with a result.
@@ -456,13 +594,12 @@ class Deadline:
         _reset(self._token)
         return now
 
-    def _decide(self, exc: BaseException | None, now: float, *, caught: bool = False) -> None:
+    def _decide(self, exc: BaseException | None, now: float) -> None:
         """Raise our own error, if it is what leaves instead.
 
         Args:
             exc: What leaves.
             now: When.
-            caught: Whether anyio is sure that it is the cut, and that nobody else has cancelled.
         """
         if exc is None and not self._interrupted:
             self._stands(now)
@@ -470,7 +607,7 @@ class Deadline:
             pass
         elif exc is not None and not is_unwinding(exc, self):
             exc.add_note(f"{self!r}: raised while its block was being cut")
-        elif caught or self._is_ours(exc, now):
+        elif self._is_ours(exc, now):
             raise self._exceeded(now) from self.record().last_error() or exc
 
     def _left_by_its_task(self, exc: BaseException | None) -> bool:
@@ -498,7 +635,7 @@ class Deadline:
             return self._interrupted or self._owner(now) is None  # a task of others may hand on its own
         if self._clock.loop is None:
             return True
-        return self._task.cancelling() <= self._cancelling and anyio.current_effective_deadline() > -math.inf
+        return self._task.cancelling() <= self._cancelling and not is_cancelled(self._outside)
 
     async def _settle(self, record: Record, opened: list[Closable], exc: BaseException | None) -> None:
         """Close what was opened in the block if it was cut; else it is for the deadline around to do."""
@@ -589,10 +726,9 @@ class Deadline:
         alarm.disarm(self)
         self._state, self._expired = "closed", True
         record = self.record()
-        # Private in anyio: its next delivery, one in each turn of the loop for as long as the block lasts.
-        delivery = getattr(self._scope, "_cancel_handle", None)
-        if delivery is not None:
-            delivery.cancel()
+        self._wait_no_more()
+        if self._scope is not None:  # anyio delivers in each turn of the loop for as long as the block lasts
+            self._scope.stop()
         record.look(self._task, self.covers, self._clock.now, math.inf)
         exceeded = self._exceeded(now)
         exceeded.report  # noqa: B018  # made now: what is still running will be gone

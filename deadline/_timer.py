@@ -52,7 +52,7 @@ class Sleeper(Protocol):
 class Clock:
     """A loop's clock and the deadlines that wait on it."""
 
-    __slots__ = ("_context", "_heap", "_number", "_spinning", "early", "loop", "now")
+    __slots__ = ("_heap", "_number", "_spinning", "context", "early", "loop", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -64,7 +64,7 @@ class Clock:
             self.now, self.early = time.monotonic, EARLY
         elif getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
             self.now, self.early = time.monotonic, EARLY
-        self._context = Context()  # timers need no copy of anybody's, and must not keep one alive
+        self.context = Context()  # timers need no copy of anybody's, and must not keep one alive
         self._heap: list[tuple[float, int, Sleeper]] = []
         self._number = itertools.count()
         self._spinning = False
@@ -75,7 +75,7 @@ class Clock:
             when, then = sleeper.wakes_at, self._strike
         else:
             when, then = sleeper.wakes_at - self.early - LOOK, self._look
-        sleeper.handle = self.loop.call_at(when, then, sleeper, context=self._context)
+        sleeper.handle = self.loop.call_at(when, then, sleeper, context=self.context)
 
     def disarm(self, sleeper: Sleeper) -> None:
         """Let `sleeper` sleep."""
@@ -87,7 +87,7 @@ class Clock:
         sleeper.near()
         soon = sleeper.wakes_at - self.early
         if self.now() < soon:
-            sleeper.handle = self.loop.call_at(soon, self._approach, sleeper, context=self._context)
+            sleeper.handle = self.loop.call_at(soon, self._approach, sleeper, context=self.context)
         else:
             self._approach(sleeper)
 
@@ -105,7 +105,7 @@ class Clock:
         heapq.heappush(self._heap, (when, next(self._number), sleeper))
         if not self._spinning:
             self._spinning = True
-            self.loop.call_soon(self._spin, context=self._context)
+            self.loop.call_soon(self._spin, context=self.context)
 
     def _spin(self) -> None:
         heap = self._heap
@@ -115,7 +115,7 @@ class Clock:
                 sleeper.handle = None
                 sleeper.due()
         if heap:
-            self.loop.call_soon(self._spin, context=self._context)
+            self.loop.call_soon(self._spin, context=self.context)
         else:
             self._spinning = False
 

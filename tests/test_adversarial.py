@@ -763,9 +763,10 @@ async def test_a_cut_through_a_generators_protocol(how: str) -> None:
         "aclose": generator.aclose,
     }
     with pytest.raises(DeadlineExceeded):
-        async with deadline(1.0):
+        async with deadline(2.0, margin=1.0):
             await ways[how]()
-    assert now() == 1.0
+    # Where the cut comes into the `finally` itself, nothing is left to unwind.
+    assert now() == (1.0 if how in {"athrow", "aclose"} else 1.25)
 
 
 async def test_an_async_context_manager_that_holds_a_deadline() -> None:
@@ -1159,6 +1160,7 @@ async def test_a_coroutine_that_is_closed_leaves_its_deadline() -> None:
     assert ended == [0.5]
     task.cancel()
     await asyncio.wait([task])
+    assert isinstance(task.exception(), RuntimeError)  # asyncio's: the coroutine is over
 
 
 async def test_a_deadline_does_not_wait_for_one_on_another_loop() -> None:

@@ -37,12 +37,13 @@ class Sleep:
 
 @dataclass(frozen=True)
 class Scope:
-    """A deadline around a body; `cleanup` is slept behind a shield in a `finally` at its end."""
+    """A deadline around a body; `cleanup` is slept in a `finally` at its end, behind a shield or not."""
 
     number: int
     seconds: float
     body: tuple[Part, ...]
     cleanup: float | None
+    shield: bool
     catch: bool
 
 
@@ -79,6 +80,7 @@ def scopes(depth: int) -> st.SearchStrategy[Scope]:
         seconds=durations,
         body=st.lists(inner, min_size=1, max_size=3).map(tuple),
         cleanup=st.one_of(st.none(), naps),
+        shield=st.booleans(),
         catch=st.booleans(),
     )
 
@@ -91,7 +93,7 @@ def numbered(scope: Scope, number: int = 0) -> tuple[Scope, int]:
         if isinstance(part, Scope):
             part, following = numbered(part, following)  # noqa: PLW2901
         body.append(part)
-    return Scope(number, scope.seconds, tuple(body), scope.cleanup, scope.catch), following
+    return Scope(number, scope.seconds, tuple(body), scope.cleanup, scope.shield, scope.catch), following
 
 
 programs = scopes(3).map(lambda scope: numbered(scope)[0])
@@ -110,8 +112,16 @@ class Cancelled(Exception):
 
 @dataclass
 class Open:
+    """A scope that is open.
+
+    Its cut comes once, at an await that no shield protects. When one around it cuts as well, whatever awaits in it
+    is cut.
+    """
+
     soft: float
     cut: bool = False
+    come: bool = False
+    level: bool = False
 
 
 @dataclass
@@ -148,7 +158,8 @@ class Model:
     def pause(self, end: float, *, shield: bool = False) -> None:
         """Let time pass; a cut ends the pause unless a shield is around it, a cancellation ends it always."""
         while True:
-            if not shield and any(one.cut for one in self.around):
+            if not shield and any(one.level or (one.cut and not one.come) for one in self.around):
+                self.come()
                 raise Cancelled
             owner = min(self.owners(), key=lambda one: one.soft, default=Open(math.inf))
             cancel_at = math.inf if self.cancelled else self.cancel_at
@@ -160,8 +171,16 @@ class Model:
             owner.cut = owner.soft == first
             if cancel_at == first:
                 self.cancelled = True
+                if not shield:  # both at once are one
+                    self.come()
                 raise Cancelled
         self.now = end
+
+    def come(self) -> None:
+        """What is on its way out is the cut of all that have cut."""
+        for depth, one in enumerate(self.around):
+            one.come |= one.cut
+            one.level |= one.cut and any(outer.cut for outer in self.around[:depth])
 
     def scope(self, scope: Scope) -> None:
         try:
@@ -182,7 +201,7 @@ class Model:
                         self.scope(part)
             finally:
                 if scope.cleanup is not None:
-                    self.pause(self.now + scope.cleanup, shield=True)
+                    self.pause(self.now + scope.cleanup, shield=scope.shield)
         except Exceeded:
             kind = "passed"
             raise
@@ -192,6 +211,8 @@ class Model:
                 kind = "exceeded"
                 raise Exceeded from None
             kind = "cancelled"
+            if own.cut:
+                self.come()
             raise
         finally:
             self.around.pop()
@@ -242,7 +263,7 @@ class Reality:
                         await (asyncio.sleep(part.seconds) if isinstance(part, Sleep) else self.scope(part))
                 finally:
                     if scope.cleanup is not None:
-                        with anyio.CancelScope(shield=True):
+                        with anyio.CancelScope(shield=scope.shield):
                             await asyncio.sleep(scope.cleanup)
         except DeadlineExceeded as exceeded:
             kind = "exceeded" if exceeded.deadline is opened else "passed"

@@ -23,8 +23,8 @@ from deadline import (
     remaining,
     subscribe,
 )
-from deadline._scope import PATIENCE, TIE
-from deadline.testing import FakeContext
+from deadline._scope import PATIENCE, TIE, UNWINDING
+from deadline.testing import FakeContext, VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +34,13 @@ pytestmark = pytest.mark.usefixtures("virtual_clock")
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def block(seconds: float) -> None:
+    """Keep the loop from running, as computing does."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop._set_now(loop.time() + seconds)
 
 
 async def cut(seconds: float = 1.0, **options: Any) -> DeadlineExceeded:
@@ -209,15 +216,28 @@ async def test_entry_under_a_past_ancestor_is_its_checkpoint() -> None:
     entered = False
     with pytest.raises(DeadlineExceeded) as caught:
         async with deadline(1.0) as outer:
-            try:
-                await asyncio.sleep(2)
-            finally:
-                async with deadline(5.0):
-                    entered = True
+            block(2)
+            async with deadline(5.0):
+                entered = True
     assert caught.value.deadline is outer
     assert caught.value.started
     assert not entered
-    assert now() == 1.0
+    assert now() == 2.0
+
+
+async def test_entry_while_an_ancestor_unwinds_is_an_ordinary_entry() -> None:
+    """Cleaning up after a cut may have a deadline of its own, which cuts what it limits and nothing else."""
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(2.0, margin=1.0) as outer:
+            try:
+                await asyncio.sleep(9)
+            finally:
+                with pytest.raises(DeadlineExceeded) as inside:
+                    async with deadline(0.125, name="cleaning") as cleaning:
+                        await asyncio.sleep(9)
+                assert inside.value.deadline is cleaning
+    assert caught.value.deadline is outer
+    assert now() == 1.125
 
 
 async def test_entry_without_time_yields_to_an_ancestor_that_ties() -> None:
@@ -762,10 +782,11 @@ async def test_asyncio_timeout_outside_in_the_same_turn() -> None:
 # --- 6. level cancellation --------------------------------------------------------------------------------
 
 
-async def test_an_awaiting_finally_is_cut_again() -> None:
-    """A `finally` that awaits again is cut again."""
+@pytest.mark.parametrize(("margin", "ends"), [(0.0, 2.0 + UNWINDING), (1.0, 1.25), (0.25, 1.75 + 0.0625)])
+async def test_an_awaiting_finally_is_cut_when_its_share_is_over(margin: float, ends: float) -> None:
+    """A `finally` that awaits runs for a quarter of the margin; then whatever awaits is cut again."""
     with pytest.raises(DeadlineExceeded):
-        async with deadline(1.0):
+        async with deadline(2.0, margin=margin):
             try:
                 await asyncio.sleep(9)
             finally:
@@ -773,7 +794,22 @@ async def test_an_awaiting_finally_is_cut_again() -> None:
                     await asyncio.sleep(9)
                 finally:
                     await asyncio.sleep(9)
-    assert now() == 1.0
+    assert now() == ends
+
+
+async def test_a_finally_that_ends_in_its_share_runs_whole() -> None:
+    """A `finally` that ends in time is not disturbed, and the block leaves when it has ended."""
+    cleaned: list[float] = []
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(2.0, margin=1.0):
+            try:
+                await asyncio.sleep(9)
+            finally:
+                for _ in range(3):
+                    await asyncio.sleep(0.0625)
+                    cleaned.append(now())
+    assert cleaned == [1.0625, 1.125, 1.1875]
+    assert caught.value.elapsed == 1.1875
 
 
 async def test_anyio_children_are_cut_again() -> None:
