@@ -31,9 +31,10 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from deadline import _source
+from deadline._cut import cancel, cut, tell
 from deadline._edge import built, check_name_and_error, holds_interrupt, is_unwinding, said
 from deadline._errors import DeadlineExceeded, InsufficientTime
-from deadline._events import emit
+from deadline._events import emit, shown
 from deadline._interrupt import alarm
 from deadline._margin import shares
 from deadline._record import Record
@@ -186,7 +187,7 @@ class Deadline:
         self._holds = 0
         self._record: Record | None = None
         self.handle: asyncio.TimerHandle | None = None
-        self.name = name
+        self.name = name if name is None else str.__str__(name)  # a subclass may have a repr of its own
         self.soft = self.hard = math.nan
         self.overran = 0.0
 
@@ -379,12 +380,19 @@ class Deadline:
             return
         self._cut_at = now
         if self._clock.loop is None:
-            self.record().inside, tasks = running_inside(self.covers, now)
-            for task in tasks:
-                task.cancel()
+            self._cut_inside(now)
             return
-        self.record().look_again(self._task, now)
-        self._scope.cancel()
+        try:
+            self.record().look_again(self._task, now)
+        finally:
+            cut(self._scope, self._clock.loop, self.name)
+
+    def _cut_inside(self, now: float) -> None:
+        """Cancel what a loop does that runs inside of a plain function's block."""
+        self.record().inside, tasks = running_inside(self.covers, now)
+        for task in tasks:
+            if (error := cancel(task)) is not None:
+                tell(task.get_loop(), self.name, error)
 
     # --- the interrupt (see `_interrupt.Target`) ----------------------------------------------------------
 
@@ -518,7 +526,7 @@ class Deadline:
         except Exception as error:  # noqa: BLE001  # a user's class may do anything, and the cut must not be lost
             plain = DeadlineExceeded(message)
             plain.add_note(
-                f"error={self._error.__name__} could not be built from the message alone: {error!r}"
+                f"error={self._error.__name__} could not be built from the message alone: {shown(error)}"
             )
             return self._filled(plain, now, started=started)
 
