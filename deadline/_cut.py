@@ -19,6 +19,7 @@ import contextlib
 import inspect
 import logging
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline._events import emit, shown
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anyio import CancelScope
+
+    _Waking = Callable[[asyncio.AbstractEventLoop, "Sleep", asyncio.Future[Any]], None]
 
 AGAIN: Final = 0.001
 """Seconds between two deliveries. anyio delivers in each turn of the loop; a task that nothing reaches would
@@ -106,9 +109,11 @@ def _deliver(scope: CancelScope, loop: asyncio.AbstractEventLoop) -> None:
             left = True
             with contextlib.suppress(Exception):
                 if task is not current and _is_to_cancel(task, host=task is one._host_task):
-                    asked = task.cancelling()
-                    cancel(task, inside._cancel_reason)
-                    if task is inside._host_task:
+                    is_host, asked = task is inside._host_task, task.cancelling()
+                    # A child runs at once. When the host leaves its group, anyio cancels the child again, and
+                    # that would raise if it still awaited the object.
+                    cancel(task, inside._cancel_reason, at_once=not is_host)
+                    if is_host:
                         _count(scope, task, asked)
         scopes += [child for child in one._child_scopes if not child._shield and not child.cancel_called]
     if not left:
@@ -140,12 +145,16 @@ def _count(scope: Any, host: asyncio.Task[Any], asked: int) -> None:
         scope._pending_uncancellations += more
 
 
-def cancel(task: asyncio.Task[Any], reason: str | None = None) -> BaseException | None:
+def cancel(
+    task: asyncio.Task[Any], reason: str | None = None, *, at_once: bool = False
+) -> BaseException | None:
     """Cancel a task once, by what reaches it.
 
     Args:
         task: One that is not running.
         reason: The message of the CancelledError.
+        at_once: Whether it may run inside of this call, if it is detached from what it awaits and no task is
+            running. Otherwise it runs in the next turn of the loop.
 
     Returns:
         What the `cancel` of the task, or of what it awaits, raised; `None` if nothing did.
@@ -157,7 +166,8 @@ def cancel(task: asyncio.Task[Any], reason: str | None = None) -> BaseException 
         failure = error
     else:
         return None
-    for way in (_cancel_plainly, _detach, _cancel_waiter):
+    wake = _wake if at_once and asyncio.current_task(asyncio.Task.get_loop(task)) is None else _wake_soon
+    for way in (_cancel_plainly, partial(_detach, wake=wake), _cancel_waiter):
         try:
             if way(task, reason):
                 break
@@ -173,15 +183,16 @@ def _cancel_plainly(task: asyncio.Task[Any], reason: str | None) -> bool:
     return type(task).cancel is not asyncio.Task.cancel and asyncio.Task.cancel(task, reason)
 
 
-def _detach(task: asyncio.Task[Any], reason: str | None) -> bool:
+def _detach(task: asyncio.Task[Any], reason: str | None, *, wake: _Waking) -> bool:
     """Wake the task by a cancelled future; what it awaits is not touched."""
     sleep = sleep_of(task)
     if sleep is None:
         return True  # it is about to run, or nothing reaches it
     remove(sleep)
-    gate = task.get_loop().create_future()
-    gate.add_done_callback(sleep.wake_up, context=sleep.context)
+    loop = asyncio.Task.get_loop(task)
+    gate = loop.create_future()
     gate.cancel(reason)
+    wake(loop, sleep, gate)
     return True
 
 
@@ -191,6 +202,21 @@ def remove(sleep: Sleep) -> None:
         asyncio.Future.remove_done_callback(sleep.waiter, sleep.wake_up)
     else:
         sleep.waiter.remove_done_callback(sleep.wake_up)
+
+
+def _wake_soon(loop: asyncio.AbstractEventLoop, sleep: Sleep, gate: asyncio.Future[Any]) -> None:
+    loop.call_soon(sleep.wake_up, gate, context=sleep.context)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, sleep: Sleep, gate: asyncio.Future[Any]) -> None:
+    try:
+        sleep.context.run(sleep.wake_up, gate)
+    except FATAL as error:  # it is the task's, and the loop is to be left by it
+        loop.call_soon(_raise, error)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _cancel_waiter(task: asyncio.Task[Any], reason: str | None) -> bool:

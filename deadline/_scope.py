@@ -31,7 +31,7 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from deadline import _source
-from deadline._cut import cancel, cut, tell
+from deadline._cut import FATAL, cancel, cut, tell
 from deadline._edge import built, check_name_and_error, holds_interrupt, is_unwinding, said
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit, shown
@@ -523,7 +523,9 @@ class Deadline:
             self._tell(now, started=started)
         try:
             return self._filled(built(self._error, message), now, started=started)
-        except Exception as error:  # noqa: BLE001  # a user's class may do anything, and the cut must not be lost
+        except FATAL:
+            raise
+        except BaseException as error:  # noqa: BLE001  # a user's class may do anything: the cut must not be lost
             plain = DeadlineExceeded(message)
             plain.add_note(
                 f"error={self._error.__name__} could not be built from the message alone: {shown(error)}"

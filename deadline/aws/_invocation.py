@@ -22,6 +22,7 @@ The body runs in a task of its own, so that the one that answers is free to go o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -401,7 +402,8 @@ class Invocation:
 
         def begins(generator: AsyncGenerator[Any, Any]) -> None:
             if _invocation.get() is self:
-                self._generators.add(generator)
+                with contextlib.suppress(Exception):  # the body's iteration does not depend on it
+                    self._generators.add(generator)
             if firstiter is not None:
                 firstiter(generator)
 
