@@ -1,18 +1,20 @@
-"""The one place that knows anyio's inner structure: which cancel scopes a task is in, and putting one around them.
+"""The one place that knows anyio's inner structure: the cancel scopes that a task is in.
 
 A deadline needs no cancel scope of anyio's while its time lasts. Two things need to know about them:
 
 - at the soft instant, whether the task waits behind a shield (`CancelScope(shield=True)`): the cut then waits
   until the shield is left;
-- when unwinding has had its time, a scope that is put around all that the block has entered, as if it had been
+- when unwinding has had its time, a scope is put around all that the block has entered, as if it had been
   there from the beginning. anyio then cancels every await in it, and the children of its groups.
 
-A scope that is left out of order, for example by an asynchronous generator that is broken off, stays where it is.
+A scope that is left out of order, for example by a generator that is broken off, stays where it is.
 
-Written for anyio 4.16. What is used of it: `_task_states`, and of a scope `_parent_scope`, `_child_scopes`, `_tasks`,
-`_host_task`, `_active`, `_cancel_called`, `_cancel_handle`, `_pending_uncancellations`, `_effectively_cancelled`,
-`_deliver_cancellation`. `tests/test_anyio_seam.py` fails if one of them is missing.
+Written for anyio 4.16. It uses `_task_states`, and of a scope `_parent_scope`, `_child_scopes`, `_tasks`,
+`_host_task`, `_active`, `_cancel_called`, `_cancel_handle`, `_pending_uncancellations`,
+`_deliver_cancellation` and `_effectively_cancelled`.
 """
+
+# ruff: noqa: SLF001  # this module is about the private parts
 
 from __future__ import annotations
 
@@ -22,9 +24,10 @@ from anyio._backends import _asyncio as backend
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterator
 
-_states = backend._task_states  # noqa: SLF001  # this module is about the private parts, here and below
+CancelScope = backend.CancelScope
+_states = backend._task_states
 
 
 def innermost(task: asyncio.Task[Any]) -> backend.CancelScope | None:
@@ -43,6 +46,22 @@ def is_shielded(task: asyncio.Task[Any], outside: Container[object]) -> bool:
     return False
 
 
+def children(task: asyncio.Task[Any], outside: Container[object]) -> Iterator[asyncio.Task[Any]]:
+    """Yield the tasks of the groups that `task` is in, up to a scope of `outside`, except behind shields."""
+    scopes = []
+    scope = innermost(task)
+    while scope is not None and scope not in outside:
+        scopes.append(scope)
+        scope = scope._parent_scope
+    seen = set(scopes)
+    while scopes:
+        scope = scopes.pop()
+        yield from (child for child in tuple(scope._tasks) if child is not task)
+        inside = [one for one in scope._child_scopes if one not in seen and not one.shield]
+        seen.update(inside)
+        scopes += inside
+
+
 def is_cancelled(scope: backend.CancelScope | None) -> bool:
     """Tell whether what runs directly in `scope` is cancelled, by it or by one around it."""
     return scope is not None and scope._effectively_cancelled
@@ -52,8 +71,9 @@ class Around(backend.CancelScope):
     """A cancel scope that is put around what a task has already entered.
 
     Attributes:
-        on_reach: While it is set, the scope counts as cancelled but cancels nothing. It is called instead, once a
-            cancellation could reach the task: when it is set, and when a shield inside is left.
+        on_reach: While it is set, the scope counts as cancelled but cancels nothing. It is called instead
+        when a
+            shield inside is left.
     """
 
     __slots__ = ("on_reach",)

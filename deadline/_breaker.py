@@ -156,7 +156,7 @@ class Breaker:
                 f"counts: expected a function taking an error, got {counts!r} ({type(counts).__name__}); "
                 "write counts=lambda error: not isinstance(error, NotFound)"
             )
-        self.name = name
+        self.name = str.__str__(name)  # a subclass may have a repr of its own
         self._failures = _positive(failures, "failures")
         self._window = _span(window, "window")
         self._recovery = _span(recovery, "recovery")

@@ -3,6 +3,7 @@
 Logging, metrics and tracing are all subscribers; logging is the one that is there from the start.
 """
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -87,12 +88,23 @@ def subscribe(subscriber: Subscriber) -> Callable[[], None]:
 
 
 def emit(name: str, level: int, /, **fields: Any) -> None:
-    """Tell every subscriber; never raises."""
+    """Tell every subscriber; raises nothing but SystemExit and KeyboardInterrupt."""
     if len(_subscribers) == 1 and not logger.isEnabledFor(level):
         return  # there is the log alone, and it does not want it
     event = Event(name, level, fields)
     for subscriber in _subscribers:
         try:
             subscriber(event)
-        except Exception:
-            logger.exception("a subscriber failed on the event %s", name)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:  # a callback may be telling
+            with contextlib.suppress(Exception):  # a handler of the user's may be what fails
+                logger.exception("a subscriber failed on the event %s", name)
+
+
+def shown(value: object) -> str:
+    """The `repr` of an object; the name of its class if that raises."""
+    try:
+        return str.__str__(repr(value))
+    except Exception:  # noqa: BLE001  # it is anybody's code
+        return f"<{type(value).__name__}, whose repr raises>"

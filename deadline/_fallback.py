@@ -29,7 +29,7 @@ from anyio.lowlevel import checkpoint
 from deadline import _source
 from deadline._elapsed import Elapsed
 from deadline._errors import BreakerOpen, DeadlineExceeded
-from deadline._events import emit
+from deadline._events import emit, shown
 from deadline._scope import Deadline, current, remaining
 from deadline._verdict import LEAST_FAIR, Limit
 
@@ -211,7 +211,7 @@ async def fallback(
             call=getattr(call, "__qualname__", type(call).__qualname__),
             source=answer.source,
             age=answer.age,
-            error=repr(error),
+            error=shown(error),
         )
         return answer
     if cache is not None:

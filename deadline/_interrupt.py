@@ -47,9 +47,10 @@ import sys
 import threading
 import time
 from opcode import opmap
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from deadline._events import emit
+from deadline._events import emit, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -193,18 +194,25 @@ def _outward(frame: FrameType | None) -> Iterator[FrameType]:
 
 def _where(frame: FrameType) -> tuple[str, str]:
     """The names of a frame's module and function."""
-    return str(frame.f_globals.get("__name__", "")), frame.f_code.co_name
+    name = dict.get(frame.f_globals, "__name__")  # anybody may have put something else there
+    return name if type(name) is str else "", frame.f_code.co_name
 
 
 def _place(frame: FrameType) -> Place:
     code = frame.f_code
     module, name = _where(frame)
     # What the garbage collector calls is like a `__del__`: Python prints what it raises, and goes on.
-    collecting = any(getattr(called, "__code__", None) is code for called in gc.callbacks)
+    collecting = any(_code(called) is code for called in gc.callbacks)
     name = "__del__" if collecting else name
     awaits = bool(code.co_flags & _AWAITS)
     hands_on = (module, name) == _CALLS_BACK and code.co_code[frame.f_lasti] == _CALL
     return Place(module, name, awaits, awaits and is_unawaited(code, frame.f_lasti), hands_on)
+
+
+def _code(called: object) -> CodeType | None:
+    """The code of a function or a method; asking another object for it would run code of the user's."""
+    function = called.__func__ if type(called) is MethodType else called
+    return function.__code__ if type(function) is FunctionType else None
 
 
 def is_unawaited(code: CodeType, lasti: int) -> bool:
@@ -282,6 +290,7 @@ class Alarm:
         self._asked = False
         self._swallowed = 0  # since the loop last ran
         self._refused: set[str] = set()
+        self._failure: Exception | None = None
         self._before: tuple[Any, float, float, float] = (None, 0.0, 0.0, 0.0)
 
     def arm(
@@ -316,6 +325,7 @@ class Alarm:
                 del self._targets[at]
                 if not self._targets:
                     self._give_back()
+                self._tell()
                 return
 
     def reset(self) -> None:
@@ -350,7 +360,25 @@ class Alarm:
         signal.setitimer(signal.ITIMER_REAL, 0.0 if seconds == math.inf else max(RETRY, seconds), FALLBACK)
 
     def _rings(self, _number: int, frame: FrameType | None) -> None:
-        """Handle SIGALRM. What is raised here comes out where the main thread just was."""
+        """Handle SIGALRM. What is raised here comes out where the main thread just was.
+
+        Raises:
+            Interrupted: It is to be interrupted.
+            RecursionError: Where the stack is full. The code there must expect one, and moves on by it.
+        """
+        try:
+            self._look(frame)
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the timer rings again
+            self._failure = error
+
+    def _look(self, frame: FrameType | None) -> None:
+        """Interrupt what has blocked for too long, if it may be.
+
+        Raises:
+            Interrupted: It has.
+        """
         now = time.monotonic()
         loop = asyncio._get_running_loop()  # noqa: SLF001  # the public one raises
         late = [one for one in self._targets if one.loop in {None, loop} and now >= one.target.strikes_at]
@@ -389,10 +417,20 @@ class Alarm:
         """The loop runs."""
         self._asked, self._swallowed = False, 0
         _strike_no_more()
-        for one in self._targets:
+        for one in list(self._targets):
             if one.cut is not None and time.monotonic() >= one.target.strikes_at:
                 cut, one.cut = one.cut, None
-                cut()
+                try:
+                    cut()
+                except Exception as error:  # noqa: BLE001  # the others are to be cut as well
+                    self._failure = error
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell what a ring has raised: the handler itself must not, the log's locks may be held below it."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            emit("deadline.interrupt_failed", logging.ERROR, error=shown(failure))
 
 
 # --- what swallows everything -----------------------------------------------------------------------------

@@ -6,13 +6,14 @@ to remember.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
 import anyio
 
-from deadline._events import logger
+from deadline._events import logger, shown
 from deadline._report import Report, new_steps
 from deadline._sighting import Sighting, locate
 
@@ -34,6 +35,12 @@ class Closable(Protocol):
     """What can be closed, by waiting or without. An `aclose`, where there is one, goes before `close`."""
 
     def close(self) -> object: ...
+
+
+def _log(message: str, culprit: object) -> None:
+    """Log the error that is being handled; a logging handler of the user's may raise."""
+    with contextlib.suppress(Exception):
+        logger.exception(message, shown(culprit))
 
 
 def _closing(resource: Closable) -> Callable[[], object]:
@@ -107,7 +114,7 @@ class Record:
         try:
             self._sighting = Sighting(host, belongs, now, until)
         except Exception:  # noqa: BLE001  # see above
-            logger.exception("looking at %r failed: the report will not say what was awaited", host)
+            _log("looking at %s failed: the report will not say what was awaited", host)
 
     def look_again(self, host: asyncio.Task[object], now: float) -> None:
         """See what the host is doing now."""
@@ -115,7 +122,7 @@ class Record:
             if self._sighting is not None:
                 self._sighting.refresh(host, now)
         except Exception:  # noqa: BLE001  # see above
-            logger.exception("looking at %r failed: the report says what was awaited a little earlier", host)
+            _log("looking at %s failed: the report says what was awaited a little earlier", host)
 
     async def close_resources(self) -> None:
         """Close what the block has opened."""
@@ -126,7 +133,7 @@ class Record:
                     with anyio.move_on_after(CLOSING, shield=True):
                         await closed
             except Exception:  # noqa: BLE001  # see above
-                logger.exception("closing %r failed", resource)
+                _log("closing %s failed", resource)
 
     def last_error(self) -> BaseException | None:
         """The last error that the service gave to a call that was cut, if there was one."""

@@ -1,16 +1,16 @@
 """The deadline and its scope.
 
-First an edge, then a level. At the soft instant the task that entered is cancelled once, as by `asyncio.timeout`:
-what awaits in a `finally`, an `except` or an `__aexit__` runs. When unwinding has had its share of the margin,
-an anyio scope is put around the block and cancelled: whatever awaits then is cancelled again, until the block is
-left. A shield of anyio's inside the block puts off both.
+First an edge, then a level. At the soft instant the task that entered is cancelled once, as by
+`asyncio.timeout`: what awaits in a `finally`, an `except` or an `__aexit__` runs. When unwinding has had its
+share of the margin, an anyio scope is put around the block and cancelled: whatever awaits then is cancelled
+again, until the block is left. A shield of anyio's inside the block puts off both.
 
 Who owns an expiry. Every scope arms its own instant, and nested scopes on one context have the same one.
 So when an instant comes, the scope first looks at its open ancestors: if one of them is past, or will be
 within `TIE`, the expiry is that one's. The scope then stands back and looks again later, because not every
 task is reached by its ancestors' cancellation: a bare task is not, a task group's child is, some turns
-of the loop later. An ancestor that cut its block `PATIENCE` ago and has not reached this one counts no more; one
-that has reached it counts until its own level begins.
+of the loop later. An ancestor that cut its block `PATIENCE` ago and has not reached this one counts no more;
+one that has reached it counts until its own level begins.
 
 What leaves the edge is decided by count, like in `asyncio.timeout`, never by a message. The CancelledError
 is ours if we cut, the task's count of cancellations, less our own, is back to what it was on entry, and no
@@ -23,7 +23,6 @@ import asyncio
 import logging
 import math
 import os
-from asyncio import CancelledError
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, final
@@ -31,10 +30,11 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, final
 import anyio.lowlevel
 
 from deadline import _source
-from deadline._anyio_seam import Around, innermost, is_cancelled, is_shielded
+from deadline._anyio_seam import Around, children, innermost, is_cancelled, is_shielded
+from deadline._cut import FATAL, cancel, cut, has_come, may_refuse, tell
 from deadline._edge import built, check_name_and_error, holds_interrupt, is_unwinding, said
 from deadline._errors import DeadlineExceeded, InsufficientTime
-from deadline._events import emit
+from deadline._events import emit, shown
 from deadline._interrupt import alarm
 from deadline._margin import shares
 from deadline._record import Record
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import CodeType, TracebackType
 
-    from anyio import CancelScope
-
+    from deadline._anyio_seam import CancelScope
     from deadline._margin import Shares
     from deadline._record import Closable
     from deadline._report import BatchReport, Report, SectionReport, Step
@@ -63,9 +62,9 @@ PATIENCE: Final = 0.1
 UNWINDING: Final = 5.0
 """Seconds for which a block without a margin may unwind before whatever awaits is cancelled again.
 
-`asyncio.timeout` sets no limit at all, and lets a `finally` hang for ever. Five seconds is what psycopg 3 takes at
-most to cancel a query on the server (`AsyncConnection.cancel_safe(timeout=5)` within `wait`); a rollback
-needs a round trip."""
+`asyncio.timeout` sets no limit at all, and lets a `finally` hang for ever. Five seconds is what psycopg 3
+takes at most to cancel a query on the server (`AsyncConnection.cancel_safe(timeout=5)` within `wait`); a
+rollback needs a round trip."""
 
 ASSUMED: Final = 1.0
 """Seconds of margin that a deadline without one spares in interrupting what blocks it: nothing ends it."""
@@ -204,7 +203,7 @@ class Deadline:
         self._holds = 0
         self._record: Record | None = None
         self.handle: asyncio.TimerHandle | None = None
-        self.name = name
+        self.name = name if name is None else str.__str__(name)  # a subclass may have a repr of its own
         self.soft = self.hard = math.nan
         self.overran = 0.0
 
@@ -382,9 +381,7 @@ class Deadline:
     def _is_reached_by(self, around: Deadline) -> bool:
         """Whether the cut of an ancestor has got here: somebody has cancelled this task since it entered."""
         return (
-            around._cut_at < math.inf
-            and self._state == "open"
-            and self._task.cancelling() > self._cancelling
+            around._cut_at < math.inf and self._state == "open" and self._task.cancelling() > self._cancelling
         )
 
     def near(self) -> None:
@@ -412,16 +409,25 @@ class Deadline:
                 self._clock.arm(self)
             return
         self._cut_at = now
-        if self._clock.loop is None:
-            self.record().inside, tasks = running_inside(self.covers, now)
-            for task in tasks:
-                task.cancel()
+        if isinstance(self._clock, PlainClock):
+            self._cut_inside(now)
             return
-        self.record().look_again(self._task, now)
-        self._levels_at = self._unwinds_until(now)
-        self._clock.disarm(self)
-        self.handle = self._clock.loop.call_at(self._levels_at, self._cancel_always, context=self._clock.context)
-        self._cancel_once()
+        try:
+            self.record().look_again(self._task, now)
+            self._levels_at = self._unwinds_until(now)
+            self._clock.disarm(self)
+            self.handle = self._clock.loop.call_at(
+                self._levels_at, self._cancel_always, context=self._clock.context
+            )
+        finally:
+            self._cancel_once()
+
+    def _cut_inside(self, now: float) -> None:
+        """Cancel what a loop does that runs inside of a plain function's block."""
+        self.record().inside, tasks = running_inside(self.covers, now)
+        for task in tasks:
+            if (error := cancel(task)) is not None:
+                tell(task.get_loop(), self.name, error)
 
     def _unwinds_until(self, now: float) -> float:
         """When the level begins, if the edge comes `now`."""
@@ -441,12 +447,12 @@ class Deadline:
     def _cancel_once(self) -> None:
         """Cancel the task that entered, once, as soon as nothing is lost by it.
 
-        What the task waits for may have come already, in this turn of the loop: a connection, say. A cancellation now
-        would lose it, so it waits a turn. One that is being cancelled by others in this turn is cancelled together.
+        What the task waits for may have come already, in this turn of the loop: a connection, for example. A
+        cancellation now would lose it, so it waits a turn.
         """
         self._wait_no_more()
-        task, loop = self._task, self._clock.loop
-        if self._come or self._state != "open" or task.done() or loop is None:
+        task, clock = self._task, self._clock
+        if self._come or self._state != "open" or task.done() or isinstance(clock, PlainClock):
             return
         if task.cancelling() > self._cancelling:
             for inside in self._inside():
@@ -457,15 +463,21 @@ class Deadline:
             if self._scope is None:
                 self._scope = Around.of(task, outside)
             self._scope.call_when_reachable(self._cancel_once)
-            return
-        waiter = getattr(task, "_fut_waiter", None)  # private, and anyio reads both as well
-        came = waiter is not None and waiter.done() and not waiter.cancelled()
-        if asyncio.current_task(loop) is task or (came and not getattr(task, "_must_cancel", False)):
-            self._retry = loop.call_soon(self._cancel_once, context=self._clock.context)
-            return
-        self._wait_no_more()
-        self._come = self._edged = True
-        task.cancel("deadline exceeded")
+        elif asyncio.current_task(clock.loop) is task or has_come(task):
+            self._retry = clock.loop.call_soon(self._cancel_once, context=clock.context)
+        else:
+            self._come = self._edged = True
+            self._strike(clock.loop, task, outside)
+
+    def _strike(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[object], outside: Container[object]
+    ) -> None:
+        if (error := cancel(task, "deadline exceeded")) is not None:
+            tell(loop, self.name, error)
+        for child in children(task, outside):
+            # Its group will cancel it, and would break off at a `cancel` that raises.
+            if may_refuse(child) and (error := cancel(child, "deadline exceeded", at_once=True)) is not None:
+                tell(loop, self.name, error)
 
     def _wait_no_more(self) -> None:
         """Give up what `_cancel_once` waits for."""
@@ -478,13 +490,14 @@ class Deadline:
     def _cancel_always(self) -> None:
         """Cancel whatever awaits in the block from now on, until it is left."""
         self._clock.disarm(self)
-        if self._state != "open" or self._task.done():
+        loop = self._clock.loop
+        if self._state != "open" or self._task.done() or loop is None:
             return
         self._levels_at = min(self._levels_at, self._clock.now())
         self._wait_no_more()
         if self._scope is None:
             self._scope = Around.of(self._task, self._outside_scopes())
-        self._scope.cancel("deadline exceeded")
+        cut(self._scope, loop, self.name)
 
     def _outside_scopes(self) -> Container[object]:
         """The scopes of anyio's at which this block begins, seen from the inside."""
@@ -549,13 +562,15 @@ class Deadline:
         """Take back the cancellations that we have counted on the task.
 
         Returns:
-            Whether what leaves is an ancestor's cut as well: one that cut while this block was open, in the same
-            task. If its own cancellation has not come yet, it must not come any more.
+            Whether what leaves is an ancestor's cut as well: one that cut in the same task while this block
+            was open. If its own cancellation has not come yet, it must not come any more.
         """
         self._wait_no_more()
         if self._scope is not None:
             self._scope.remove()
-        heirs = [dl for dl in self._around() if dl._task is self._task and self._entered < dl._cut_at < math.inf]
+        heirs = [
+            dl for dl in self._around() if dl._task is self._task and self._entered < dl._cut_at < math.inf
+        ]
         heirs = [dl for dl in heirs if not is_shielded(self._task, dl._outside_scopes())]
         leaves = exc is not None and is_unwinding(exc, self)
         for around in heirs:
@@ -652,10 +667,12 @@ class Deadline:
             self._tell(now, started=started)
         try:
             return self._filled(built(self._error, message), now, started=started)
-        except Exception as error:  # noqa: BLE001  # a user's class may do anything, and the cut must not be lost
+        except FATAL:
+            raise
+        except BaseException as error:  # noqa: BLE001  # a user's class may do anything: the cut must not be lost
             plain = DeadlineExceeded(message)
             plain.add_note(
-                f"error={self._error.__name__} could not be built from the message alone: {error!r}"
+                f"error={self._error.__name__} could not be built from the message alone: {shown(error)}"
             )
             return self._filled(plain, now, started=started)
 

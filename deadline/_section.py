@@ -25,7 +25,7 @@ import anyio.lowlevel
 
 from deadline import _source
 from deadline._errors import DeadlineExceeded, InsufficientTime
-from deadline._events import emit
+from deadline._events import emit, shown
 from deadline._interrupt import Interrupted
 from deadline._report import EffectReport, SectionReport, Step
 from deadline._scope import Deadline, current, without_deadline
@@ -119,7 +119,7 @@ def step(name: str) -> NamedStep:
 def _checked_name(name: str, example: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"name: expected a string, got {name!r} ({type(name).__name__}); write {example}")
-    return name
+    return str.__str__(name)  # a subclass may have a repr of its own
 
 
 # --- critical sections ------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ async def _undo(section: str, steps: Sequence[SectionStep], until: float, *, int
                 await step.undo()
         except BaseException as error:  # whatever it is, the others run
             step.failed_to_undo(error)
-            emit("deadline.undo_failed", logging.WARNING, section=section, step=step.name, error=repr(error))
+            emit("deadline.undo_failed", logging.WARNING, section=section, step=step.name, error=shown(error))
             if not isinstance(error, Exception | CancelledError | Interrupted):
                 raise  # the end of the process, or of this coroutine
 

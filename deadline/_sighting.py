@@ -294,8 +294,15 @@ def left_running(
         found = [task for task in others if belongs(context_of(task))]
     except RuntimeError:  # the set of tasks changed under us: we are in another thread
         return ()
-    found = found[:MOST_TASKS]
-    return tuple(_Sighted(task, _look(task, further=False)[0], now, host=False).report() for task in found)
+    return tuple(filter(None, (_seen(task, now) for task in found[:MOST_TASKS])))
+
+
+def _seen(task: asyncio.Task[Any], now: float) -> TaskReport | None:
+    """What a task is doing; `None` if looking at its objects fails: a report is made without it."""
+    try:
+        return _Sighted(task, _look(task, further=False)[0], now, host=False).report()
+    except Exception:  # noqa: BLE001  # they are anybody's
+        return None
 
 
 def running_inside(

@@ -9,6 +9,9 @@ One spinner serves all deadlines of a loop: 10,000 of their own would be 24 ms l
 half a millisecond of CPU per expiry, and none for a scope that is left in time. Attempts of AWS calls
 do without.
 
+What one expiry raises is handed to the loop's exception handler, and keeps no other deadline from its
+instant: each callback sets the next one whatever leaves it.
+
 It needs a clock that moves while callbacks run. On a virtual clock, which stands still while anything is
 ready, a spin would never end, so only loops known to run on `time.monotonic` get it; all others
 get a plain timer.
@@ -23,6 +26,8 @@ import itertools
 import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from deadline._cut import FATAL, complain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,23 +89,36 @@ class Clock:
             sleeper.handle = None
 
     def _look(self, sleeper: Sleeper) -> None:
-        sleeper.near()
-        soon = sleeper.wakes_at - self.early
-        if self.now() < soon:
-            sleeper.handle = self.loop.call_at(soon, self._approach, sleeper, context=self.context)
-        else:
-            self._approach(sleeper)
+        try:
+            self._call(sleeper.near)
+        finally:
+            soon = sleeper.wakes_at - self.early
+            if self.now() < soon:
+                sleeper.handle = self.loop.call_at(soon, self._approach, sleeper, context=self.context)
+            else:
+                self._approach(sleeper)
 
     def _strike(self, sleeper: Sleeper) -> None:
-        sleeper.near()
-        sleeper.handle = None
-        sleeper.due()
+        try:
+            self._call(sleeper.near)
+        finally:
+            sleeper.handle = None
+            self._call(sleeper.due)
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        """Call back. What it raises is told, and is nobody else's matter."""
+        try:
+            callback()
+        except FATAL:
+            raise
+        except BaseException as error:  # noqa: BLE001  # see above
+            complain(self.loop, "a deadline's timer failed", error)
 
     def _approach(self, sleeper: Sleeper) -> None:
         when = sleeper.wakes_at
         if self.now() >= when:
             sleeper.handle = None
-            sleeper.due()
+            self._call(sleeper.due)
             return
         heapq.heappush(self._heap, (when, next(self._number), sleeper))
         if not self._spinning:
@@ -109,15 +127,16 @@ class Clock:
 
     def _spin(self) -> None:
         heap = self._heap
-        while heap and (heap[0][2].handle is None or heap[0][0] <= self.now()):
-            when, _, sleeper = heapq.heappop(heap)
-            if sleeper.handle is not None and sleeper.wakes_at == when:
-                sleeper.handle = None
-                sleeper.due()
-        if heap:
-            self.loop.call_soon(self._spin, context=self.context)
-        else:
-            self._spinning = False
+        try:
+            while heap and (heap[0][2].handle is None or heap[0][0] <= self.now()):
+                when, _, sleeper = heapq.heappop(heap)
+                if sleeper.handle is not None and sleeper.wakes_at == when:
+                    sleeper.handle = None
+                    self._call(sleeper.due)
+        finally:
+            self._spinning = bool(heap)
+            if heap:
+                self.loop.call_soon(self._spin, context=self.context)
 
 
 class PlainClock:

@@ -19,7 +19,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from deadline._errors import DeadlineExceeded, says_time_is_up
-from deadline._events import emit
+from deadline._events import emit, shown
 from deadline._scope import Deadline
 from deadline._source import ANSWER_MARGIN, bounded, checked, checked_margin, seconds
 from deadline._travel import HEADER, understood
@@ -172,7 +172,7 @@ class DeadlineMiddleware:
             except Exception as error:
                 if response.started:
                     raise
-                emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=repr(error))
+                emit("asgi.mitigation_failed", logging.ERROR, path=scope.get("path"), error=shown(error))
             else:
                 return
         await _gateway_timeout(scope, receive, response)

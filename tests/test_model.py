@@ -114,8 +114,8 @@ class Cancelled(Exception):
 class Open:
     """A scope that is open.
 
-    Its cut comes once, at an await that no shield protects. When one around it cuts as well, whatever awaits in it
-    is cut.
+    Its cut comes once, at an await that no shield protects. When one around it cuts as well, whatever awaits
+    in it is cut.
     """
 
     soft: float

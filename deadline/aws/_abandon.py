@@ -9,13 +9,14 @@ itself can be left behind then.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
 
+from deadline._cut import cancel, remove, sleep_of
 from deadline._sighting import context_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from contextvars import Context
+    from collections.abc import Iterable
 
 ATTEMPTS: Final = 20
 """How often a coroutine is closed: once for each `finally` that waits, nested in one another."""
@@ -34,7 +35,7 @@ async def abandon(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]
     """
     await asyncio.sleep(0)  # whoever was just cancelled comes to its next await
     tasks = list(tasks)
-    await _end([task for task in tasks if _sleep(task) is None])
+    await _end([task for task in tasks if sleep_of(task) is None])
     await _end(tasks)
     return [task for task in tasks if not task.done()]
 
@@ -44,39 +45,24 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> None:
     tasks = [task for task in tasks if not task.done()]
     if not tasks:
         return
-    sleeps = [_sleep(task) for task in tasks]
+    sleeps = [sleep_of(task) for task in tasks]
     for one in filter(None, sleeps):  # before any is closed: that may wake others
-        one.waiter.remove_done_callback(one.wake_up)
+        with contextlib.suppress(Exception):  # its callbacks may refuse to be compared
+            remove(one)
     for task in tasks:
         task.add_done_callback(_retrieve)
         _close(task)
     for task, sleep in zip(tasks, sleeps, strict=True):
         if sleep and getattr(task.get_coro(), "cr_frame", task) is None:
-            sleep.waiter.cancel()
+            with contextlib.suppress(Exception):  # it may be any object
+                sleep.waiter.cancel()
             super(asyncio.Task, task).cancel()
             continue
         if sleep:
             sleep.waiter.add_done_callback(sleep.wake_up, context=sleep.context)
-        task.cancel()
+        cancel(task)
     for _ in range(3):  # a cancellation takes a turn for each task that waits for another
         await asyncio.sleep(0)
-
-
-class _Sleep(NamedTuple):
-    """What a task waits for, and what will wake it."""
-
-    waiter: asyncio.Future[Any]
-    wake_up: Callable[[asyncio.Future[Any]], object]
-    context: Context
-
-
-def _sleep(task: asyncio.Task[Any]) -> _Sleep | None:
-    waiter = getattr(task, "_fut_waiter", None)  # private, like the wake-ups; anyio reads it as well
-    for wake_up, context in getattr(waiter, "_callbacks", None) or ():
-        if getattr(wake_up, "__self__", None) is task:
-            assert waiter is not None
-            return _Sleep(waiter, wake_up, context)
-    return None
 
 
 def _close(task: asyncio.Task[Any]) -> None:

@@ -16,7 +16,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from deadline._events import emit
+from deadline._events import emit, shown
 
 if TYPE_CHECKING:
     import contextvars
@@ -92,7 +92,7 @@ class Lifespan:
                 ready.set_exception(_wrapped(error))
                 ready.exception()  # nobody may be waiting for it any more
             elif not isinstance(error, asyncio.CancelledError):
-                emit("aws.lifespan_failed", logging.ERROR, error=repr(error))
+                emit("aws.lifespan_failed", logging.ERROR, error=shown(error))
             if isinstance(error, asyncio.CancelledError):
                 raise
 

@@ -6,7 +6,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, final
 
-from deadline._events import emit
+from deadline._events import emit, shown
 from deadline._scope import deadline
 from deadline.aws._callers import caller
 from deadline.aws._envelope import ABSENT, KEY, ResumeError, envelope_of, is_envelope
@@ -148,7 +148,7 @@ class Hop(Generic[State]):
         except ResumeError:
             raise
         except Exception as error:  # noqa: BLE001  # a failure would have it run again
-            self._emit("aws.resume_unnoted", logging.WARNING, error=repr(error))
+            self._emit("aws.resume_unnoted", logging.WARNING, error=shown(error))
 
     async def release(self) -> None:
         """Let a retry of a hop that failed follow at once."""
@@ -210,7 +210,7 @@ class Hop(Generic[State]):
         try:
             await note()
         except Exception as error:  # noqa: BLE001
-            self._emit("aws.resume_unnoted", logging.WARNING, error=repr(error))
+            self._emit("aws.resume_unnoted", logging.WARNING, error=shown(error))
 
     def _answer(self, done: dict[str, Any]) -> dict[str, Any]:
         if self._resume.to == "return":

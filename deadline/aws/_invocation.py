@@ -22,6 +22,7 @@ The body runs in a task of its own, so that the one that answers is free to go o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -32,6 +33,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
+from deadline._cut import cancel
 from deadline._events import emit
 from deadline._scope import Deadline
 from deadline._sighting import context_of
@@ -138,7 +140,7 @@ class Invocation:
         """End the invocation with `error`, a SystemExit or KeyboardInterrupt that stopped the loop."""
         self._interruption = error
         if self._worker is not None:
-            self._worker.cancel()
+            cancel(self._worker)
 
     def close(self) -> None:
         """Have no helper process act for it any more; wait for one that does, until it is time to answer."""
@@ -400,7 +402,8 @@ class Invocation:
 
         def begins(generator: AsyncGenerator[Any, Any]) -> None:
             if _invocation.get() is self:
-                self._generators.add(generator)
+                with contextlib.suppress(Exception):  # the body's iteration does not depend on it
+                    self._generators.add(generator)
             if firstiter is not None:
                 firstiter(generator)
 
@@ -416,7 +419,7 @@ class Invocation:
             if named:
                 emit("aws.left_running", logging.WARNING, function=self._plan.name, tasks=self._names(named))
             for task in left:
-                task.cancel()
+                cancel(task)
             _, stubborn = await asyncio.wait(tasks, timeout=self._draining())
             if await abandon(stubborn):
                 self.stuck = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from deadline._events import emit
+from deadline._events import emit, shown
 from deadline.aws._environment import Lifespan, environment, running_environment
 from deadline.aws._install import install
 from deadline.aws._limits import limits
@@ -81,4 +81,4 @@ class KeptClient:
             with anyio.move_on_after(WARMING_UP):
                 await warm_up(client)
         except Exception as error:  # noqa: BLE001  # a cold start must go on
-            emit("aws.warm_up_failed", logging.WARNING, endpoint=self._service, error=repr(error))
+            emit("aws.warm_up_failed", logging.WARNING, endpoint=self._service, error=shown(error))

@@ -12,6 +12,7 @@ import math
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
 
+from deadline._cut import FATAL, complain
 from deadline._timer import kept_on
 
 if TYPE_CHECKING:
@@ -54,11 +55,23 @@ class Lookout:
 
     def _ring(self) -> None:
         now = self._loop.time()
-        for watched, at in list(self._at.items()):
-            if at <= now:
-                self._at[watched] = watched.look(now)
         self._timer = None
-        self._set(min(self._at.values(), default=math.inf))
+        try:
+            for watched, at in list(self._at.items()):
+                if at <= now:
+                    self._at[watched] = math.inf  # if looking at it raises
+                    self._at[watched] = self._look(watched, now)
+        finally:
+            self._set(min(self._at.values(), default=math.inf))
+
+    def _look(self, watched: Watched, now: float) -> float:
+        try:
+            return watched.look(now)
+        except FATAL:
+            raise
+        except BaseException as error:  # noqa: BLE001  # it is nobody else's matter
+            complain(self._loop, "looking at an attempt in flight failed: it is not given up", error)
+            return math.inf
 
 
 def lookout_of(loop: asyncio.AbstractEventLoop) -> Lookout:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import aiohttp
 from botocore.exceptions import ReadTimeoutError
 
+from deadline._cut import cancel, complain
 from deadline._sighting import calls
 from deadline.aws._attempts import attempt_limit, first_look, hedge_after
 from deadline.aws._call import AwsCall, current_call, says_throttled
@@ -115,7 +116,8 @@ class _Patience:
         if self._sent + self.limit > now + _TICK:
             return self._sent + self.limit
         self.gave_up = True
-        self._task.cancel()
+        if (error := cancel(self._task)) is not None:
+            complain(self._task.get_loop(), "giving up an attempt raised; it ends by other means", error)
         return math.inf
 
     def end(self) -> float:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from deadline._events import emit
+from deadline._events import emit, shown
 from deadline._margin import shares
 from deadline._record import Record
 from deadline._scope import current
@@ -109,7 +109,7 @@ class Transfer:
         try:
             await self._client.abort_multipart_upload(**place)
         except Exception as error:  # noqa: BLE001  # whatever it is: the upload stands in the report
-            emit("aws.abort_failed", logging.WARNING, upload=place["UploadId"], error=repr(error))
+            emit("aws.abort_failed", logging.WARNING, upload=place["UploadId"], error=shown(error))
 
 
 def _unwinding_seconds(dl: Deadline) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from deadline._events import emit
+from deadline._events import emit, shown
 
 
 async def warm_up(*clients: Any) -> None:
@@ -55,4 +55,4 @@ async def _connect(http: Any, url: str) -> None:
         answer = await http.send(AWSRequest("HEAD", url, headers={}).prepare())
         await answer.content
     except Exception as error:  # noqa: BLE001  # whatever it is: a cold start must go on
-        emit("aws.warm_up_failed", logging.WARNING, endpoint=url, error=repr(error))
+        emit("aws.warm_up_failed", logging.WARNING, endpoint=url, error=shown(error))
