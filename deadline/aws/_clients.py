@@ -164,8 +164,9 @@ def _forget_identity(params: Any) -> None:
 
 
 async def _refuse(dl: Deadline, call: AwsCall) -> None:
-    if call.left() <= 0.0:
-        await checkpoint()  # the time is up: this is a cut like any other, if it reaches this task
+    await (
+        checkpoint()
+    )  # if the time is up this is a cut like any other; and whoever tries again lets others run
     call.tell(
         "aws.call_refused",
         logging.INFO,
