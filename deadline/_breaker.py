@@ -200,9 +200,7 @@ class Breaker:
                 with self:
                     return await function(*args, **kwargs)
             except BreakerOpen:
-                await (
-                    checkpoint()
-                )  # a loop that tries again at once must not keep the event loop from its work
+                await checkpoint()  # a caller that tries again at once must let the loop run
                 raise
 
         return guarded

@@ -699,7 +699,7 @@ async def test_a_refusal_lets_the_loop_run(virtual_clock: object) -> None:
 
 
 async def test_a_loop_around_a_refusal_can_be_cut() -> None:
-    """A deadline cuts a loop that retries what the breaker refuses, long before the breaker lets a probe out."""
+    """A deadline cuts a loop that retries what the breaker refuses, long before the first probe."""
     refuse = opened(recovery=600.0)(asyncio.sleep)
     asked = 0
     with pytest.raises(DeadlineExceeded):
