@@ -501,7 +501,7 @@ def test_a_critical_section_in_such_a_loop_holds_the_clock_and_is_undone(limits:
 
 @slow
 def test_a_result_of_tasks_that_were_cut_does_not_stand() -> None:
-    """An ASGI adapter that answers 500 for whatever leaves the application does not answer for `on_exceeded`."""
+    """An ASGI adapter that answers 500 for whatever leaves the application does not answer here."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(LONG)
@@ -511,7 +511,13 @@ def test_a_result_of_tasks_that_were_cut_does_not_stand() -> None:
     function: Any = aws.handler(margin=0.2)(Mangum(app, lifespan="off"))
     function.on_exceeded(lambda exceeded, event, context: {"statusCode": 504, "at": exceeded.report.tasks})
     request = {"identity": {"sourceIp": "127.0.0.1"}, "httpMethod": "GET", "path": "/", "resourcePath": "/"}
-    event = {"resource": "/", "path": "/", "httpMethod": "GET", "headers": {}, "requestContext": request}
+    event: dict[str, Any] = {
+        "resource": "/",
+        "path": "/",
+        "httpMethod": "GET",
+        "headers": {},
+        "requestContext": request,
+    }
     event |= {"multiValueHeaders": {}, "queryStringParameters": None, "body": None, "isBase64Encoded": False}
     try:
         answer = called(function, event)
