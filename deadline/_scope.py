@@ -382,7 +382,7 @@ class Deadline:
             self.record().inside, tasks = running_inside(self.covers, now)
             for task in tasks:
                 task.cancel()
-            self._interrupted = bool(tasks)  # what comes of them is no result of the block's
+            self._interrupted |= bool(tasks)  # what comes of them is no result of the block's
             return
         self.record().look_again(self._task, now)
         self._scope.cancel()
