@@ -26,6 +26,8 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
 
+from anyio.lowlevel import checkpoint
+
 from deadline import _source
 from deadline._elapsed import Elapsed
 from deadline._errors import BreakerOpen
@@ -83,7 +85,8 @@ class Breaker:
     """Stop asking a dependency that is down, and ask it again when it may be up.
 
     Make one per dependency, where it lives as long as the process. Use it as a decorator of an `async def`,
-    or as a context manager, `with breaker:`, which any number of tasks may be inside of. It never waits.
+    or as a context manager, `with breaker:`, which any number of tasks may be inside of. It never waits;
+    the decorated function lets the event loop run once when it refuses.
 
     It opens when at least `failures` calls within `window` seconds failed, and at least half of all. While
     it is open, calls raise `BreakerOpen`. After `recovery` seconds it lets one probe through at a time, and
@@ -193,8 +196,12 @@ class Breaker:
 
         @functools.wraps(function)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            with self:
-                return await function(*args, **kwargs)
+            try:
+                with self:
+                    return await function(*args, **kwargs)
+            except BreakerOpen:
+                await checkpoint()  # a caller that tries again at once must let the loop run
+                raise
 
         return guarded
 

@@ -4,21 +4,27 @@ How long will the next item take? The estimator is the 95th percentile of what t
 the highest of them while there are fewer than twenty. A mean would begin an item that does not fit in half
 of the cases, and what was begun and cut is work thrown away, at a queue even work done twice; the highest of
 all would let one slow item stop a batch for good. With nothing known an item is tried.
+
+An item that fails does not stop the others, and its error is raised to nobody. So each error is told as an
+event. Most of a batch's errors are one mistake in one line; the first of a kind is told with its traceback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import traceback
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar, final
 
 import anyio
 
 from deadline import _source
 from deadline._errors import DeadlineExceeded, InsufficientTime, says_time_is_up
+from deadline._events import emit
 from deadline._report import BatchReport
 from deadline._scope import current, remaining
 from deadline._timer import clock_of
@@ -29,9 +35,15 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Kind: TypeAlias = tuple[type[BaseException], tuple[str, int] | None]
 
 REMEMBERED: Final = 64
 SHARE: Final = 0.95
+LONGEST: Final = 500
+"""Characters of an error's text in an event."""
+
+LONGEST_TRACEBACK: Final = 16_000
+"""Characters of a traceback in an event, its end."""
 
 
 # --- what the caller gets ---------------------------------------------------------------------------------
@@ -86,7 +98,8 @@ async def each(
     """Work items off for as long as the next one is predicted to fit before the deadline's soft instant.
 
     Write `batch = await each(work, records, limit=10)`. It never raises for want of time: what does not fit
-    is `unprocessed`. An item that fails does not stop the others. Without a deadline everything fits.
+    is `unprocessed`. An item that fails does not stop the others; its error is told by the event
+    `each.item_failed`. Without a deadline everything fits.
 
     What `items` or `group` raise leaves as it is, as does what is no `Exception`; items at work are cut then.
 
@@ -154,11 +167,12 @@ def predicted(costs: Sequence[float]) -> float:
 class _Entry(Generic[Item]):
     """An item on its way."""
 
-    __slots__ = ("fate", "group", "item")
+    __slots__ = ("fate", "group", "item", "position")
 
     def __init__(self, item: Item, group: Hashable) -> None:
         self.item = item
         self.group = group
+        self.position = 0
         self.fate: Done[Item, Any] | Failed[Item] | None = None
 
 
@@ -183,6 +197,7 @@ class _Work(Generic[Item, Result]):
         self._entries: list[_Entry[Item]] = []
         self._parked: dict[Hashable, deque[_Entry[Item]]] = {}
         self._failed: set[Hashable] = set()
+        self._kinds: set[Kind] = set()
         self._costs: deque[float] = deque(maxlen=REMEMBERED)
         self._stopped = False
         self._items = items
@@ -247,6 +262,7 @@ class _Work(Generic[Item, Result]):
             entry = await self._fetch()
             if entry is None:
                 return None
+            entry.position = len(self._entries)
             self._entries.append(entry)
             if entry.group is None:
                 return entry
@@ -293,7 +309,20 @@ class _Work(Generic[Item, Result]):
                 self._stopped = True
             else:
                 entry.fate = Failed(entry.item, error)
+                self._tell(entry.position, error)
         self._costs.append(self._now() - started)
+
+    def _tell(self, position: int, error: Exception) -> None:
+        kind = kind_of(error)
+        first = kind not in self._kinds
+        self._kinds.add(kind)
+        emit(
+            "each.item_failed",
+            logging.WARNING if first else logging.INFO,
+            item=position,
+            error=_text(error),
+            traceback=_traceback(error) if first else None,
+        )
 
     async def _error_of(self, entry: _Entry[Item]) -> Exception | None:
         """Work it off, or tell what went wrong: a poison item does not stop the rest."""
@@ -317,6 +346,32 @@ class _Work(Generic[Item, Result]):
             f"fn: expected an async function, and it gave {result!r:.80} ({type(result).__name__}), which "
             "cannot be awaited; write async def"
         )
+
+
+def kind_of(error: BaseException) -> Kind:
+    """What is the same in all errors of one mistake: the class, and the line that raised."""
+    frames = error.__traceback__ or (error.__cause__ and error.__cause__.__traceback__)
+    while frames and frames.tb_next:
+        frames = frames.tb_next
+    where = (frames.tb_frame.f_code.co_filename, frames.tb_lineno) if frames else None
+    return type(error), where
+
+
+def _text(error: Exception) -> str:
+    """The class and the message in one line. The user's class may do anything, and must not end the batch."""
+    kind = type(error).__name__
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001  # see above
+        message = f"(its message could not be made: {type(broken).__name__})"
+    return " ".join(f"{kind}: {message}"[:LONGEST].split())
+
+
+def _traceback(error: Exception) -> str | None:
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()[-LONGEST_TRACEBACK:]
+    except Exception:  # noqa: BLE001  # as above
+        return None
 
 
 def _refuses(error: BaseException) -> bool:

@@ -56,7 +56,7 @@ class Record:
         sections: What tells of each critical section, in the order in which they were entered.
         batches: What tells of each batch, in the order in which they were begun.
         breakers: What tells of each breaker that did something out of the ordinary.
-        left_behind: What could not be cleaned up, in words.
+        left_behind: What could not be cleaned up, in words, or what tells of it when the report is made.
         blocked: The stack of what blocked the loop when it was interrupted, outermost first.
         inside: Of a plain function's block, what a loop that ran in it was doing when that was cut.
     """
@@ -82,7 +82,7 @@ class Record:
         self.breakers: dict[Breaker, BreakerAccount] = {}
         self._forgettable: WeakSet[Closable] = WeakSet()
         self._held: list[Closable] = []
-        self.left_behind: list[str] = []
+        self.left_behind: list[str | Callable[[], str | None]] = []
         self.blocked: list[Position] = []
         self.inside: tuple[TaskReport, ...] = ()
 
@@ -181,6 +181,10 @@ class Record:
             batches=tuple(batch() for batch in tuple(self.batches)),
             breakers=tuple(account.report(entered) for account in tuple(self.breakers.values())),
             left_running=left_running,
-            left_behind=tuple(self.left_behind),
+            left_behind=self._left_behind(),
             blocked=tuple(map(locate, self.blocked)),
         )
+
+    def _left_behind(self) -> tuple[str, ...]:
+        words = (what if isinstance(what, str) else what() for what in tuple(self.left_behind))
+        return tuple(filter(None, words))

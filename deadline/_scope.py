@@ -428,6 +428,7 @@ class Deadline:
         for task in tasks:
             if (error := cancel(task)) is not None:
                 tell(task.get_loop(), self.name, error)
+        self._interrupted |= bool(tasks)  # what comes of them is no result of the block's
 
     def _unwinds_until(self, now: float) -> float:
         """When the level begins, if the edge comes `now`."""

@@ -217,9 +217,9 @@ class Section:
         dl = current()
         if dl is not None:
             left = dl.remaining()
-            if left <= 0.0:
-                await anyio.lowlevel.checkpoint()  # the time is up: this is a cut like any other
             if left < self._needs or left <= 0.0:
+                # If the time is up this is a cut like any other. A caller that tries again lets the loop run.
+                await anyio.lowlevel.checkpoint()
                 emit(
                     "deadline.section_refused", logging.INFO, section=self.name, left=left, needs=self._needs
                 )

@@ -673,3 +673,39 @@ def test_bad_input_is_refused_by_name(make: Callable[[], Any], message: str) -> 
     """At the line that gives it."""
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+# --- a refusal lets the loop run --------------------------------------------------------------------------
+
+
+async def test_a_refusal_lets_the_loop_run(virtual_clock: object) -> None:
+    """A loop that asks an open breaker again at once keeps no other task from its work."""
+    refuse = opened()(asyncio.sleep)
+    turns: list[str] = []
+
+    async def ask() -> None:
+        for _ in range(3):
+            with pytest.raises(BreakerOpen):
+                await refuse(0)
+            turns.append("refused")
+
+    async def other() -> None:
+        for _ in range(3):
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    await asyncio.gather(ask(), other())
+    assert turns[:4] == ["other", "refused", "other", "refused"]
+
+
+async def test_a_loop_around_a_refusal_can_be_cut() -> None:
+    """A deadline cuts a loop that retries what the breaker refuses, long before the first probe."""
+    refuse = opened(recovery=600.0)(asyncio.sleep)
+    asked = 0
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(0.05):
+            while True:
+                asked += 1
+                with suppress(Exception):
+                    await refuse(0)
+    assert asked > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import random
 from datetime import timedelta
@@ -14,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deadline import DeadlineExceeded, critical, current, deadline, each
+from deadline import DeadlineExceeded, critical, current, deadline, each, subscribe
 from deadline._each import REMEMBERED, predicted
 from deadline.testing import VirtualLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from deadline import Event
 
 unhurried = settings(deadline=None, derandomize=True, max_examples=300)
 
@@ -375,3 +378,74 @@ async def test_bad_input_is_refused_by_name(make: Callable[[], Any], message: st
     """Before anything is begun."""
     with pytest.raises((TypeError, ValueError), match=message):
         await make()
+
+
+# --- nothing that fails is silent -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told() -> Iterator[list[Event]]:
+    events: list[Event] = []
+    unsubscribe = subscribe(lambda event: events.append(event) if event.name == "each.item_failed" else None)
+    yield events
+    unsubscribe()
+
+
+async def test_each_failed_item_is_told_and_the_traceback_once_per_kind(
+    virtual_clock: object, told: list[Event]
+) -> None:
+    """The kind is the error's class and the line that raised it; only the first of a kind is a warning."""
+
+    async def work(item: int) -> None:
+        if item == 0:
+            return
+        if item == 3:
+            raise LookupError("three")
+        raise LookupError(f"item {item}")
+
+    await each(work, range(5))
+    assert [event.fields["item"] for event in told] == [1, 2, 3, 4]
+    assert [event.level for event in told] == [logging.WARNING, logging.INFO, logging.WARNING, logging.INFO]
+    assert told[1].fields == {"item": 2, "error": "LookupError: item 2", "traceback": None}
+    assert 'raise LookupError("three")' in told[2].fields["traceback"]
+    assert told[2].fields["traceback"].endswith("LookupError: three")
+
+
+async def test_what_is_unprocessed_is_not_told_as_failed(virtual_clock: object, told: list[Event]) -> None:
+    """A refusal for want of time is no failure of the item."""
+
+    async def work(item: int) -> None:
+        dl = current()
+        assert dl is not None
+        raise dl.refusal("no time")
+
+    async with deadline(5.0):
+        await each(work, range(4))
+    assert told == []
+
+
+async def test_an_error_that_cannot_be_told_does_not_end_the_batch(
+    virtual_clock: object, told: list[Event]
+) -> None:
+    """Whatever the user's class does, the next item is worked off."""
+
+    class HostileError(Exception):
+        def __str__(self) -> str:
+            raise LookupError("no words")
+
+        __repr__ = __str__
+
+        def __eq__(self, other: object) -> bool:
+            raise LookupError("no comparison")
+
+        def __hash__(self) -> int:
+            raise LookupError("no hash")
+
+    async def work(item: int) -> None:
+        raise HostileError if item else KeyError("x" * 1_000_000)
+
+    batch = await each(work, range(3))
+    assert len(batch.failed) == 3
+    assert len(told[0].fields["error"]) == 500
+    assert len(told[0].fields["traceback"]) == 16_000
+    assert told[1].fields["error"] == "HostileError: (its message could not be made: LookupError)"

@@ -602,3 +602,24 @@ def happened() -> Any:
     unsubscribe = subscribe(lambda event: events.append(event) if event.name != "deadline.exceeded" else None)
     yield events
     unsubscribe()
+
+
+async def test_a_refusal_lets_the_loop_run(virtual_clock: object) -> None:
+    """A loop that asks again at once keeps no other task from its work."""
+    turns: list[str] = []
+
+    async def ask() -> None:
+        for _ in range(3):
+            with pytest.raises(InsufficientTime):
+                async with critical("move", needs=9.0):
+                    pass
+            turns.append("refused")
+
+    async def other() -> None:
+        for _ in range(3):
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    async with deadline(1.0):
+        await asyncio.gather(ask(), other())
+    assert turns[:4] == ["other", "refused", "other", "refused"]

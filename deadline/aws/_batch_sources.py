@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Final
 
-from deadline._each import Batch
+from deadline._each import Batch, kind_of
 from deadline._report import BatchReport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from deadline._each import Kind
 
 QUEUE: Final = "aws:sqs"
 STREAMS: Final = {
@@ -23,7 +25,9 @@ STREAMS: Final = {
 }
 
 
-def batch_response(batch: Batch[Any, Any] | BatchReport, event: Any) -> dict[str, list[dict[str, str]]]:
+def batch_response(
+    batch: Batch[Any, Any] | BatchReport, event: Any, *, raise_if_all_failed: bool = True
+) -> dict[str, list[dict[str, str]]]:
     """Tell Lambda which records are to be delivered again, where `ReportBatchItemFailures` is on.
 
     Write `return aws.batch_response(await each(work, event["Records"]), event)`, or in `on_exceeded`
@@ -33,6 +37,9 @@ def batch_response(batch: Batch[Any, Any] | BatchReport, event: Any) -> dict[str
         batch: What `each` gave for the event's records, in their order, or the report's account of it.
             Records that it does not mention count as unprocessed.
         event: As Lambda passed it, from SQS, Kinesis or a DynamoDB stream.
+        raise_if_all_failed: Whether to raise if every record of the event has failed, so that the invocation
+            fails, is counted in Lambda's `Errors` and has a notice. All records are delivered again in either
+            case. A report has no errors to raise, and is always answered.
 
     Returns:
         `{"batchItemFailures": [{"itemIdentifier": ...}, ...]}`: for a queue the message ids of all that is
@@ -40,6 +47,7 @@ def batch_response(batch: Batch[Any, Any] | BatchReport, event: Any) -> dict[str
         again.
 
     Raises:
+        ExceptionGroup: Every record failed. It has the first error of each kind: class and line.
         TypeError: `batch` is neither.
         ValueError: The event has no records, or is from another source; or the batch is not of its records.
     """
@@ -51,6 +59,11 @@ def batch_response(batch: Batch[Any, Any] | BatchReport, event: Any) -> dict[str
         )
     records = event["Records"]
     done = _done(batch, records)
+    if raise_if_all_failed and isinstance(batch, Batch) and len(batch.failed) == len(records):
+        kinds: dict[Kind, Exception] = {}
+        for failed in batch.failed:
+            kinds.setdefault(kind_of(failed.error), failed.error)
+        raise ExceptionGroup(f"every record failed, {len(records)} of {len(records)}", list(kinds.values()))
     left = [record for position, record in enumerate(records) if position not in done]
     if source == QUEUE:
         failures = [record["messageId"] for record in left]

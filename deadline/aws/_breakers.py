@@ -10,7 +10,10 @@ from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, final
 from urllib.parse import urlsplit
 
+from anyio.lowlevel import checkpoint
+
 from deadline._breaker import Breaker
+from deadline._errors import BreakerOpen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,8 +59,12 @@ class Breakers:
             return make
 
         async def watched(operation: str, params: Any) -> Any:
-            with _Watched(self.of(client, operation), call):
-                return await make(operation, params)
+            try:
+                with _Watched(self.of(client, operation), call):
+                    return await make(operation, params)
+            except BreakerOpen:
+                await checkpoint()  # as under a decorated function
+                raise
 
         return watched
 

@@ -51,9 +51,6 @@ _NO_LIMITS: Final = Limits()
 
 _INVOKES: Final = {"Invoke", "InvokeWithResponseStream"}
 
-_NEVER_REFUSED: Final = "AbortMultipartUpload"
-"""What cleans up after a cut goes out however late it is."""
-
 _retry_quota: Final = operator.attrgetter("__self__._retry_quota._quota")
 
 
@@ -87,7 +84,7 @@ class DeadlineClient:
         if call is None:
             return await make(operation_name, api_params)
         dl = call.deadline
-        if dl is not None and operation_name != _NEVER_REFUSED and not fits(call.left(), call.limits):
+        if dl is not None and not fits(call.left(), call.limits) and not _cleans_up(operation_name):
             await _refuse(dl, call)
         make = _through_breaker(make, self, call)
         task = asyncio.current_task()
@@ -122,6 +119,12 @@ class DeadlineClient:
     def get_waiter(self, waiter_name: str) -> Any:
         """As the SDK's, with a waiter whose polls are capped by what is left of the deadline."""
         return capped(super().get_waiter(waiter_name))  # type: ignore[misc]
+
+
+def _cleans_up(operation: str) -> bool:
+    """Whether a call is for what is cleaned up after a cut, which goes out however late it is."""
+    transfer = current_transfer()
+    return operation == "AbortMultipartUpload" or (transfer is not None and transfer.cleaning)
 
 
 def _through_breaker(make: Make, client: Any, call: AwsCall) -> Make:
@@ -164,8 +167,8 @@ def _forget_identity(params: Any) -> None:
 
 
 async def _refuse(dl: Deadline, call: AwsCall) -> None:
-    if call.left() <= 0.0:
-        await checkpoint()  # the time is up: this is a cut like any other, if it reaches this task
+    # If the time is up this is a cut like any other. And a caller that tries again at once lets the loop run.
+    await checkpoint()
     call.tell(
         "aws.call_refused",
         logging.INFO,

@@ -61,7 +61,7 @@ async def _sent(call: AwsCall, send: Send, request: Any) -> Any:
             call.lost = True
             transfer = current_transfer()
             if transfer is not None:
-                transfer.unanswered(call.operation, call.params)
+                transfer.unanswered(call.operation, call.params, call.started)
         raise
     call.outcome = "unknown" if call.lost else "answered"
     call.status = answer.status_code

@@ -9,8 +9,11 @@ it (terricain/aioboto3#409, #369, #153). So when a transfer under a deadline end
 2. the bodies that it reads are closed, also if one broke off: until its error is forgotten it would hold its
    connection, and a pool of one would be stuck;
 3. its multipart uploads are aborted, shielded, within the share of the margin that is for unwinding.
-   What could not be aborted stands in the report as `left_behind`, and so does what may have begun: an
-   upload whose creation was sent and not answered, which nobody here can abort.
+   What could not be aborted stands in the report as `left_behind`.
+4. what was asked for and not answered is looked for, in the same time. A lost answer to
+   `CompleteMultipartUpload`: the object is there if it has the ETag that the parts make. Lost answers to
+   `CreateMultipartUpload`: the uploads of that key that are as young as the call are aborted, unless there
+   are more of them than answers were lost: then some are somebody else's. The report says what is not known.
 
 Multipart uploads that a handler made itself are its own business and are left alone.
 """
@@ -19,10 +22,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import logging
 import math
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 
@@ -34,7 +40,7 @@ from deadline._sighting import context_of
 from deadline._unwinding import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from deadline._scope import Deadline
 
@@ -44,6 +50,14 @@ METHODS: Final = ("upload_file", "upload_fileobj", "download_file", "download_fi
 WITHOUT_LIMIT: Final = 1.0
 """Seconds for cleaning up under a deadline without a limit, which has no margin to take them from."""
 
+WHOLE_SECOND: Final = 1.0
+"""Seconds by which the instants that S3 tells may be off: it leaves fractions out."""
+
+_LOST: Final = "CompleteMultipartUpload was sent and not answered"
+
+_known: Final[set[str]] = set()
+"""The uploads of this process's transfers whose ids are known, while they are open."""
+
 _transfer: ContextVar[Transfer | None] = ContextVar("deadline_transfer", default=None)
 
 
@@ -52,12 +66,17 @@ class Transfer:
 
     Attributes:
         opened: Keeps account of a body.
+        cleaning: Whether it is cleaning up, for which no call is refused.
     """
+
+    cleaning = False
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._uploads: dict[str, dict[str, str]] = {}
-        self._unanswered: set[tuple[str, str]] = set()
+        self._completing: dict[str, _Completing] = {}
+        self._creating: dict[tuple[str, str], _Creating] = {}
+        self._found: list[str] = []
         self._bodies = Record()
         self.opened = self._bodies.opened
 
@@ -66,50 +85,163 @@ class Transfer:
         if operation == "CreateMultipartUpload":
             place = {"Bucket": params["Bucket"], "Key": params["Key"], "UploadId": answer["UploadId"]}
             self._uploads[answer["UploadId"]] = place
+            _known.add(answer["UploadId"])
         elif operation in {"CompleteMultipartUpload", "AbortMultipartUpload"}:
-            self._uploads.pop(params["UploadId"], None)
+            self._closed(params["UploadId"])
+            if operation == "CompleteMultipartUpload":
+                self._completing.pop(params["UploadId"], None)
 
-    def unanswered(self, operation: str, params: dict[str, Any]) -> None:
-        """Keep account of an attempt that was sent and not answered."""
+    def _closed(self, upload: str) -> None:
+        self._uploads.pop(upload, None)
+        _known.discard(upload)
+
+    def unanswered(self, operation: str, params: dict[str, Any], started: float) -> None:
+        """Keep account of an attempt that was sent and not answered, of a call that began at `started`."""
         if operation == "CreateMultipartUpload":
-            self._unanswered.add((params["Bucket"], params["Key"]))
+            at = params["Bucket"], params["Key"]
+            before = self._creating.get(at, _Creating(0, started))
+            self._creating[at] = before._replace(lost=before.lost + 1)
+        elif operation == "CompleteMultipartUpload":
+            place = {name: params[name] for name in ("Bucket", "Key", "UploadId")}
+            self._completing[params["UploadId"]] = _Completing(place, params["MultipartUpload"]["Parts"])
+
+    def lost_creations(self) -> bool:
+        """Whether it may have begun uploads whose ids are not known."""
+        return bool(self._creating)
 
     async def clean_up(self, dl: Deadline) -> None:
         """Cancel the tasks, close the bodies, abort the uploads; never raises an error of its own."""
         tasks = {task for task in asyncio.all_tasks() if self._made(task)}
-        await to_the_end(self._clean_up(tasks, _unwinding_seconds(dl)))
+        await to_the_end(self._clean_up(tasks, _unwinding_seconds(dl), dl.now))
 
-    async def _clean_up(self, tasks: set[asyncio.Task[Any]], seconds: float) -> None:
+    async def _clean_up(
+        self, tasks: set[asyncio.Task[Any]], seconds: float, now: Callable[[], float]
+    ) -> None:
         with anyio.move_on_after(seconds):
             while tasks:
                 for task in tasks:
                     task.cancel()
                 # Once more after half of the time: aioboto3 swallows a cancellation that meets a callback.
                 _, tasks = await asyncio.wait(tasks, timeout=seconds / 2)
+            self.cleaning = True
             await self._bodies.close_resources()
-            for place in list(self._uploads.values()):
-                await self._abort(place)
+            for upload in list(self._uploads):
+                await self._abort(upload)
+            for upload in list(self._completing):
+                await self._look(upload)
+            for bucket, key in list(self._creating):
+                await self._find(bucket, key, now)
 
     def tell(self, dl: Deadline) -> None:
         """Have the report name what stays behind."""
-        for place in self._uploads.values():
-            dl.leave_behind(
-                f"s3://{place['Bucket']}/{place['Key']}: multipart upload {place['UploadId']} not aborted"
-            )
-        for bucket, key in self._unanswered:
-            dl.leave_behind(
-                f"s3://{bucket}/{key}: a multipart upload may have begun, CreateMultipartUpload was sent and "
-                "not answered"
+        _known.difference_update(self._uploads)
+        for words in self._words():
+            dl.leave_behind(words)
+
+    def _words(self) -> Iterator[str]:
+        yield from self._found
+        for upload, place in self._uploads.items():
+            completing = f", and {_LOST}: the object may be there" if upload in self._completing else ""
+            yield f"{_url(place)}: multipart upload {upload} not aborted{completing}"
+        for upload, completion in self._completing.items():
+            if upload not in self._uploads:
+                yield f"{_url(completion.place)}: {_LOST}, and whether the object is there is not known"
+        for (bucket, key), (count, _) in self._creating.items():
+            begun = "a multipart upload" if count == 1 else f"up to {count} multipart uploads"
+            yield (
+                f"s3://{bucket}/{key}: {begun} may have begun, CreateMultipartUpload was sent and not "
+                "answered"
             )
 
     def _made(self, task: asyncio.Task[Any]) -> bool:
         return task is not asyncio.current_task() and context_of(task).get(_transfer) is self
 
-    async def _abort(self, place: dict[str, str]) -> None:
+    async def _abort(self, upload: str) -> None:
         try:
-            await self._client.abort_multipart_upload(**place)
+            await self._client.abort_multipart_upload(**self._uploads[upload])
         except Exception as error:  # noqa: BLE001  # whatever it is: the upload stands in the report
-            emit("aws.abort_failed", logging.WARNING, upload=place["UploadId"], error=shown(error))
+            if _code(error) == "NoSuchUpload":
+                self._closed(upload)  # it is aborted already, or complete
+            else:
+                emit("aws.abort_failed", logging.WARNING, upload=upload, error=shown(error))
+        else:
+            if upload in self._completing:
+                self._completing[upload] = self._completing[upload]._replace(aborted=True)
+
+    async def _look(self, upload: str) -> None:
+        """Look whether a completion that was not answered was done."""
+        if upload in self._uploads:
+            return  # it could not be aborted, and may be complete at any time
+        place, parts, aborted = self._completing[upload]
+        try:
+            head = await self._client.head_object(Bucket=place["Bucket"], Key=place["Key"])
+            there = head["ETag"].strip('"') == etag_of(parts)
+        except Exception:  # noqa: BLE001  # not found, not allowed: it is not known to be there
+            there = False
+        if there:
+            self._found.append(f"{_url(place)}: {_LOST}, and the object is there")
+        if there or aborted:
+            del self._completing[upload]
+
+    async def _find(self, bucket: str, key: str, now: Callable[[], float]) -> None:
+        """Find the uploads that creations began whose answers were lost, and abort them."""
+        creating = self._creating[bucket, key]
+        try:
+            answer = await self._client.list_multipart_uploads(Bucket=bucket, Prefix=key)
+            at_service = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            since = at_service - timedelta(seconds=now() - creating.started + WHOLE_SECOND)
+            found = [
+                one["UploadId"]
+                for one in answer.get("Uploads", ())
+                if one["Key"] == key and one["Initiated"] >= since and one["UploadId"] not in _known
+            ]
+        except Exception as error:  # noqa: BLE001  # not allowed, say: the report tells what may have begun
+            emit("aws.abort_failed", logging.WARNING, upload=f"s3://{bucket}/{key}", error=shown(error))
+            return
+        if len(found) > creating.lost:
+            return
+        self._uploads.update((one, {"Bucket": bucket, "Key": key, "UploadId": one}) for one in found)
+        del self._creating[bucket, key]
+        if len(found) < creating.lost:  # the rest may still be on its way
+            self._creating[bucket, key] = creating._replace(lost=creating.lost - len(found))
+        for upload in found:
+            await self._abort(upload)
+
+
+class _Completing(NamedTuple):
+    """A completion that was sent and not answered, and whether its upload was aborted after that."""
+
+    place: dict[str, str]
+    parts: list[dict[str, Any]]
+    aborted: bool = False
+
+
+class _Creating(NamedTuple):
+    """How many creations of a key were sent and not answered, and when the first of their calls began."""
+
+    lost: int
+    started: float
+
+
+def etag_of(parts: list[dict[str, Any]]) -> str:
+    """The ETag that S3 gives an object of these parts, unless its key is KMS' or the customer's.
+
+    docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+    """
+    try:
+        digests = b"".join(bytes.fromhex(part["ETag"].strip('"')) for part in parts)
+    except ValueError:
+        return ""
+    return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+def _code(error: Exception) -> str:
+    """The code of a service's error."""
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def _url(place: dict[str, str]) -> str:
+    return f"s3://{place['Bucket']}/{place['Key']}"
 
 
 def _unwinding_seconds(dl: Deadline) -> float:
@@ -136,10 +268,14 @@ def managed(method: Callable[..., Any]) -> Callable[..., Any]:
         this = Transfer(self)
         token = _transfer.set(this)
         try:
-            return await method(self, *args, **kwargs)
+            answer = await method(self, *args, **kwargs)
         except BaseException:
             await this.clean_up(dl)
             raise
+        else:
+            if this.lost_creations():
+                await this.clean_up(dl)
+            return answer
         finally:
             _transfer.reset(token)
             this.tell(dl)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from deadline import DeadlineExceeded, aws, deadline, each
+from deadline._each import Done
 from deadline._report import BatchReport
 from deadline.testing import FakeContext
 
@@ -130,6 +131,52 @@ async def test_a_batch_that_is_left_behind_tells_what_was_done(
 
     answer = await handler.invoke(event, FakeContext(3.0))
     assert [one["itemIdentifier"] for one in answer["batchItemFailures"]] == ["message 2", "message 3"]
+
+
+async def _fail(record: Any) -> None:
+    if record["messageId"] == "message 1":
+        raise ValueError("another one")
+    raise KeyError("a bug")
+
+
+async def test_a_batch_that_failed_whole_raises() -> None:
+    """With the first error of each kind, so that the invocation fails; unless it is told not to."""
+    event = event_of("aws:sqs")
+    batch = await each(_fail, event["Records"])
+    with pytest.raises(ExceptionGroup, match="every record failed, 4 of 4") as caught:
+        aws.batch_response(batch, event)
+    assert list(map(repr, caught.value.exceptions)) == ["KeyError('a bug')", "ValueError('another one')"]
+    answer = aws.batch_response(batch, event, raise_if_all_failed=False)
+    assert len(answer["batchItemFailures"]) == 4
+
+
+@pytest.mark.parametrize("fate", ["done", "unprocessed", "not mentioned"])
+async def test_a_batch_of_which_one_record_did_not_fail_is_answered(fate: str) -> None:
+    """A record that is done, or was not begun, is no failure; a report has no errors to raise."""
+    event = event_of("aws:sqs")
+    batch = await each(_fail, event["Records"][:3] if fate == "not mentioned" else event["Records"])
+    if fate != "not mentioned":
+        failed = batch.failed.pop()
+        batch.report = BatchReport((3,), (0, 1, 2)) if fate == "done" else BatchReport((), (0, 1, 2), (3,))
+        if fate == "done":
+            batch.done.append(Done(failed.item, None))
+        else:
+            batch.unprocessed.append(failed.item)
+    assert len(aws.batch_response(batch, event)["batchItemFailures"]) == (3 if fate == "done" else 4)
+    answer = aws.batch_response(BatchReport((), (0, 1, 2, 3)), event)
+    assert len(answer["batchItemFailures"]) == 4
+
+
+async def test_an_invocation_whose_batch_failed_whole_fails(own_environment: None) -> None:
+    """Lambda is told what every record failed with."""
+
+    @aws.handler
+    async def handler(event: Any, context: Any) -> Any:
+        return aws.batch_response(await each(_fail, event["Records"][:1]), event)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await handler.invoke(event_of("aws:sqs", 1), FakeContext(3.0))
+    assert str(caught.value) == "every record failed, 1 of 1 (1 sub-exception)\n- KeyError: 'a bug'"
 
 
 @pytest.mark.parametrize(

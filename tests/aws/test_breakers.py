@@ -118,6 +118,29 @@ async def test_an_outer_cut_does_not_count_an_attempt_given_up_does(
         await twice.list_tables()
 
 
+async def test_a_refused_call_lets_the_loop_run(connect: Connect, script: Script) -> None:
+    """A loop that asks an open breaker again at once keeps no other task from its work."""
+    make, _ = making(failures=1)
+    client = aws.install(await connect(url=script.url, retries=ONCE), breaker=make)
+    script.play(FAILS)
+    with pytest.raises(ClientError):
+        await client.list_tables()
+    turns: list[str] = []
+
+    async def other() -> None:
+        while turns.count("refused") < 3:
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    for _ in range(3):
+        with pytest.raises(BreakerOpen):
+            await client.list_tables()
+        turns.append("refused")
+    await beside
+    assert turns[:6] == ["other", "refused"] * 3
+
+
 async def test_a_limit_for_each_attempt_counts(connect: Connect, fault_proxy: FaultProxy) -> None:
     """`per_attempt` is the call's own, and so is what `fallback` gives it."""
     make, made = making(failures=2)

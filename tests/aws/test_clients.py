@@ -357,6 +357,27 @@ async def test_an_attempt_given_up_is_followed_by_another_whatever_the_quota(
 # --- calls that are not sent ------------------------------------------------------------------------------
 
 
+async def test_a_refused_call_lets_the_loop_run(connect: Connect) -> None:
+    """A loop that makes it again at once keeps no other task from its work."""
+    client = await connect()
+    turns: list[str] = []
+
+    async def other() -> None:
+        while turns.count("refused") < 3:
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    async with deadline(60.0):
+        with aws.limits(min_attempt=120.0):
+            for _ in range(3):
+                with pytest.raises(InsufficientTime):
+                    await client.list_tables()
+                turns.append("refused")
+    await beside
+    assert turns[:6] == ["other", "refused"] * 3
+
+
 async def test_a_call_without_useful_time_is_not_sent(
     connect: Connect, fault_proxy: FaultProxy, told: list[Event]
 ) -> None:

@@ -17,6 +17,7 @@ import anyio
 import boto3
 import pytest
 from anyio.from_thread import start_blocking_portal
+from mangum import Mangum
 
 from deadline import (
     DeadlineExceeded,
@@ -496,6 +497,47 @@ def test_a_critical_section_in_such_a_loop_holds_the_clock_and_is_undone(limits:
     assert str(held) == "critical section 'move' done: copy done"
     assert str(cut) == "critical section 'move' undone: copy undone"
     assert undone == [1]
+
+
+@slow
+def test_a_result_of_tasks_that_were_cut_does_not_stand() -> None:
+    """An ASGI adapter that answers 500 for whatever leaves the application does not answer here."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(LONG)
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    function: Any = aws.handler(margin=0.2)(Mangum(app, lifespan="off"))
+    function.on_exceeded(lambda exceeded, event, context: {"statusCode": 504, "at": exceeded.report.tasks})
+    request = {"identity": {"sourceIp": "127.0.0.1"}, "httpMethod": "GET", "path": "/", "resourcePath": "/"}
+    event: dict[str, Any] = {
+        "resource": "/",
+        "path": "/",
+        "httpMethod": "GET",
+        "headers": {},
+        "requestContext": request,
+    }
+    event |= {"multiValueHeaders": {}, "queryStringParameters": None, "body": None, "isBase64Encoded": False}
+    try:
+        answer = called(function, event)
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+    assert answer["statusCode"] == 504
+    assert answer["at"][0].awaiting[-1].function == "sleep"
+
+
+@slow
+def test_a_result_that_was_there_before_the_cut_stands() -> None:
+    """A loop that ends by itself, in time, has its answer."""
+
+    async def answer() -> str:
+        await asyncio.sleep(0.001)
+        return "in time"
+
+    function: Any = aws.handler(margin=0.1)(lambda event, context: asyncio.run(answer()))
+    assert called(function) == "in time"
 
 
 @slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,10 @@ def creates(request: Request) -> bool:
     return request.method == "POST" and request.path.endswith("?uploads")
 
 
+def completes(request: Request) -> bool:
+    return request.method == "POST" and "uploadId=" in request.path
+
+
 def is_part(request: Request) -> bool:
     return request.method == "PUT" and "partNumber=" in request.path
 
@@ -60,6 +65,21 @@ def is_part(request: Request) -> bool:
 async def open_uploads(client: Any) -> list[str]:
     answer = await client.list_multipart_uploads(Bucket="bucket")
     return [upload["UploadId"] for upload in answer.get("Uploads", [])]
+
+
+def dated(client: Any) -> None:
+    """Have a list of uploads say when they began: moto says 2010 of all. Those in `old` began an hour ago."""
+
+    def date(parsed: dict[str, Any], **_: Any) -> None:
+        now = datetime.now(UTC).replace(microsecond=0)
+        for upload in parsed.get("Uploads", ()):
+            upload["Initiated"] = now - timedelta(hours=upload["UploadId"] in old)
+
+    client.meta.events.register("after-call.s3.ListMultipartUploads", date)
+
+
+old: set[str] = set()
+"""Uploads that were initiated long ago."""
 
 
 async def tasks_settle() -> set[asyncio.Task[Any]]:
@@ -291,17 +311,99 @@ async def test_without_a_margin_the_report_names_the_upload(s3: Any, fault_proxy
     assert len(caught.value.report.left_behind) == 1
 
 
-async def test_an_upload_that_may_have_begun_stands_in_the_report(s3: Any, fault_proxy: FaultProxy) -> None:
-    """A create that was sent and not answered may have begun an upload; the report says where."""
+@pytest.mark.parametrize("times", [1, 2])
+async def test_an_upload_that_may_have_begun_stands_in_the_report(
+    s3: Any, retrying: Any, fault_proxy: FaultProxy, times: int
+) -> None:
+    """Creates that were sent and not answered may have begun uploads; the report says where and how many."""
+    client = s3 if times == 1 else retrying
     fault_proxy.add(LostAnswer(), where=creates)
     with pytest.raises(DeadlineExceeded) as caught:
-        async with deadline(1.5, margin=1.0):
+        async with deadline(2.0, margin=1.0):
+            await client.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    fault_proxy.clear()
+    assert len(await open_uploads(s3)) == times
+    begun = "a multipart upload" if times == 1 else "up to 2 multipart uploads"
+    assert caught.value.report.left_behind == (
+        f"s3://bucket/new: {begun} may have begun, CreateMultipartUpload was sent and not answered",
+    )
+
+
+@pytest.mark.parametrize("ends", ["cut", "well"])
+async def test_uploads_whose_creation_was_not_answered_are_found_and_aborted(
+    retrying: Any, fault_proxy: FaultProxy, ends: str
+) -> None:
+    """Those of the key that are as young as the call are aborted; older ones and other keys' are left."""
+    dated(retrying)
+    for key in ("new", "newer"):
+        made = await retrying.create_multipart_upload(Bucket="bucket", Key=key)
+        if key == "new":
+            old.add(made["UploadId"])
+    before = await open_uploads(retrying)
+    fault_proxy.add(LostAnswer(), where=creates, times=2 if ends == "cut" else 1)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(8.0, margin=4.0):
+            await retrying.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+            assert ends == "well"
+            await asyncio.sleep(60)
+    assert await open_uploads(retrying) == before
+    assert caught.value.report.left_behind == ()
+
+
+async def test_of_more_uploads_than_answers_were_lost_none_is_aborted(
+    s3: Any, retrying: Any, fault_proxy: FaultProxy
+) -> None:
+    """Some of them are somebody else's; the report says that one may have begun."""
+    dated(s3)
+    await retrying.create_multipart_upload(Bucket="bucket", Key="new")
+    fault_proxy.add(LostAnswer(), where=creates, times=1)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(4.0, margin=3.0):
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    assert len(await open_uploads(s3)) == 2
+    (left,) = caught.value.report.left_behind
+    assert left.startswith("s3://bucket/new: a multipart upload may have begun")
+
+
+async def test_a_completion_that_was_not_answered_and_done_is_told(s3: Any, fault_proxy: FaultProxy) -> None:
+    """The object is there, and the report says so; it names no upload that is not aborted."""
+    fault_proxy.add(LostAnswer(), where=completes)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(6.0, margin=4.0):
             await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
     fault_proxy.clear()
-    assert len(await open_uploads(s3)) == 1
+    assert (await s3.head_object(Bucket="bucket", Key="new"))["ContentLength"] == len(BIG)
     assert caught.value.report.left_behind == (
-        "s3://bucket/new: a multipart upload may have begun, CreateMultipartUpload was sent and not answered",
+        "s3://bucket/new: CompleteMultipartUpload was sent and not answered, and the object is there",
     )
+
+
+async def test_a_completion_that_was_not_done_leaves_nothing(s3: Any, fault_proxy: FaultProxy) -> None:
+    """If its upload can still be aborted it was not complete, whatever object was there before."""
+    await s3.put_object(Bucket="bucket", Key="new", Body=b"before")
+    fault_proxy.add(Stall(), where=completes)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(6.0, margin=4.0):
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    fault_proxy.clear()
+    assert caught.value.report.left_behind == ()
+    assert await open_uploads(s3) == []
+
+
+@pytest.mark.parametrize("silent", ["HEAD", "DELETE"])
+async def test_what_is_not_known_of_a_completion_is_said(
+    s3: Any, fault_proxy: FaultProxy, silent: str
+) -> None:
+    """Where nobody answers the look, or the abort, the report says that the object may be there."""
+    fault_proxy.add(LostAnswer(), where=completes)
+    fault_proxy.add(Stall(), where=lambda request: request.method == silent)
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with deadline(4.0, margin=2.0):
+            await s3.upload_fileobj(io.BytesIO(BIG), "bucket", "new")
+    (left,) = caught.value.report.left_behind
+    said = {"HEAD": "whether the object is there is not known", "DELETE": "the object may be there"}
+    assert left.endswith(said[silent])
+    assert "CompleteMultipartUpload was sent and not answered" in left
 
 
 async def test_an_upload_that_cannot_have_begun_is_not_named(s3: Any) -> None:
