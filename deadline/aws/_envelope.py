@@ -32,7 +32,8 @@ LONGEST_ERROR: Final = 1_000
 
 _FIELDS: Final = {"chain": str, "hop": int, "version": str}
 _BEGINS: Final = re.compile(r'\s{0,64}\{\s{0,64}"' + KEY + '"')
-_TEXTS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# A text without an end takes the rest: were it no match, each of its quotes would begin a search of its own.
+_TEXTS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKETS: Final = re.compile(r"[\[\]{}]")
 
 
@@ -90,8 +91,8 @@ def _parsed(body: str) -> Any:
 def is_too_deep(text: str) -> bool:
     """Whether a JSON text has more levels than are parsed; nothing recurses here."""
     depth = 0
-    for bracket in _BRACKETS.finditer(_TEXTS.sub("", text)):
-        depth += 1 if bracket[0] in "[{" else -1
+    for bracket in _BRACKETS.findall(_TEXTS.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
         if depth > DEEPEST:
             return True
     return False

@@ -639,6 +639,7 @@ async def test_one_forged_message_fails_no_other(virtual_clock: VirtualClock) ->
     huge = json.dumps(signed(envelope(resume, {"done": 1, "note": "x" * 1_100_000})))
     hostile = [json.dumps(forged(resume, chain="x")), '{"deadline_resume":0}', deep, closed, huge]
     hostile += ['{"deadline_resume":', '"deadline_resume"', "deadline_resume", '{"deadline_resume":1}{']
+    hostile.append('{"deadline_resume":' + '"\\' * 500_000)  # each quote could begin a text, and none ends
     hostile.append(json.dumps(forged(resume, state=float("nan"))))
     for body in hostile:
         for event in (queued(*innocent, body), queued(body)):
