@@ -186,7 +186,7 @@ class Plan:
         if self.resume is not None:
             hop = self.resume.open(event, context, self.outside)
             self.resume.bind(hop)
-            hop.read()
+            await hop.read()
             event = hop.event
         return await self.function(event, context, *await resources())
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, final
 from deadline._events import emit, shown
 from deadline._scope import deadline
 from deadline.aws._callers import caller
-from deadline.aws._envelope import ABSENT, KEY, ResumeError, envelope_of, is_envelope
+from deadline.aws._envelope import (
+    DEEPEST,
+    KEY,
+    ResumeError,
+    candidates,
+    is_envelope,
+    is_too_deep,
+    records,
+    shown,
+)
+from deadline.aws._signature import DIGITS, is_signed, signature
 
 if TYPE_CHECKING:
     import contextvars
@@ -43,6 +53,8 @@ class Hop(Generic[State]):
         self._outside = outside
         self._claim: Claim | None = None
         self._head = b""
+        self._keys: tuple[bytes, ...] = ()
+        self._function: str = getattr(context, "function_name", None) or ""
         self.event = event
         self.state: State | None = None
         self.chain: str = getattr(context, "aws_request_id", None) or "local"
@@ -53,14 +65,14 @@ class Hop(Generic[State]):
 
     # --- its beginning ------------------------------------------------------------------------------------
 
-    def read(self) -> None:
+    async def read(self) -> None:
         """Take event, state and number out of an envelope, if the event is one.
 
         Raises:
             ResumeError: It is one that this function cannot carry on.
         """
-        envelope = envelope_of(self.event)
-        if envelope is not ABSENT:
+        envelope = await self._find()
+        if envelope is not None:
             self._read(envelope)
         elif self._resume.to == "self" and not self._resume.force:
             known = caller(self.event)
@@ -72,22 +84,58 @@ class Hop(Generic[State]):
                 )
         try:
             event = json.dumps(self.event, allow_nan=False).encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             self.fail(f"the event is to go on with the state, and JSON cannot hold it: {error}")
         head = {KEY: {"chain": self.chain, "hop": self.number + 1, "version": self._resume.version}}
         self._head = json.dumps(head)[:-2].encode() + b', "event": ' + event + b', "state": '
-        self.room = self._resume.limit() - len(self._head) - 2
+        self.room = self._resume.limit() - len(self._head) - len(self._tail(b"0" * DIGITS))
 
-    def _read(self, envelope: Any) -> None:
+    async def _find(self) -> dict[str, Any] | None:
+        """The envelope that the event is. Everything else is an ordinary event, also what looks like one."""
+        self._keys = await self._read_keys()
+        found: list[Any] = list(candidates(self.event, queued=callable(self._resume.to)))
+        formed = [one for one in found if is_envelope(one)]
+        good = [one for one in formed if self._is_ours(one)]
+        if formed and not good and self._keys:
+            self._keys = await self._read_keys(fresh=True)  # it may have been signed by a newer key
+            good = [one for one in formed if self._is_ours(one)]
+        if not good:
+            if found:
+                self._emit("aws.resume_ignored", logging.WARNING, wrong="signature" if formed else "form")
+            return None
+        together = len(records(self.event))
+        if together > 1:
+            self.fail(
+                f"a checkpoint came in a batch of {together} messages, and a hop is one invocation; give the "
+                "queue's event source mapping a batch size of 1"
+            )
+        envelope: dict[str, Any] = good[0]
+        return envelope
+
+    async def _read_keys(self, *, fresh: bool = False) -> tuple[bytes, ...]:
+        keys = self._resume.keys
+        if keys is None:
+            return ()
+        try:
+            return await keys.current(self._outside, fresh=fresh)
+        except Exception as error:
+            raise self.error(
+                f"key: the secret cannot be used ({error}); it has to be there, with a text of at least 32 "
+                "bytes, and the function needs secretsmanager:GetSecretValue",
+                None,
+            ) from error
+
+    def _is_ours(self, envelope: dict[str, Any]) -> bool:
+        return not self._keys or is_signed(self._keys, self._function, envelope)
+
+    def _read(self, envelope: dict[str, Any]) -> None:
         resume = self._resume
-        if not is_envelope(envelope):
-            self.fail(f"the event has the key {KEY!r}, and what stands there is no checkpoint")
         self.chain, self.number = envelope["chain"], envelope["hop"]
         self.event = envelope["event"]
         as_it_came = {KEY: envelope}
         if envelope["version"] != resume.version:
             self.fail(
-                f"the state was written in version {envelope['version']!r}, and this function reads "
+                f"the state was written in version {envelope['version']!r:.80}, and this function reads "
                 f"{resume.version!r}: its shape was changed while the chain was on its way; invoke a version "
                 "that reads it, or begin again",
                 as_it_came,
@@ -172,6 +220,11 @@ class Hop(Generic[State]):
                 self.envelope(),
             )
         written = self._payload(snapshot)
+        if callable(self._resume.to) and is_too_deep(written.decode()):
+            self.fail(
+                f"event and state are nested more than {DEEPEST} levels deep, which no hop reads",
+                self.envelope(),
+            )
         if self._claim is not None:
             written = await self._settle(written)
         done = json.loads(written)
@@ -227,7 +280,14 @@ class Hop(Generic[State]):
             return None
 
     def _payload(self, snapshot: bytes) -> bytes:
-        return self._head + snapshot + b"}}"
+        if not self._keys:
+            return self._head + snapshot + self._tail(b"")
+        fields = json.loads(self._head + snapshot + b"}}")[KEY]
+        signed = signature(self._keys[0], self._function, fields)
+        return self._head + snapshot + self._tail(signed.encode())
+
+    def _tail(self, signed: bytes) -> bytes:
+        return b', "signature": "' + signed + b'"}}' if self._keys else b"}}"
 
     def read_back(self, snapshot: bytes) -> None:
         """Check what was given as bytes.
@@ -257,7 +317,7 @@ class Hop(Generic[State]):
 
     def error(self, message: str, checkpoint: dict[str, Any] | None) -> ResumeError:
         """A `ResumeError` of this hop."""
-        error = ResumeError(f"hop {self.number} of chain {self.chain}: {message}")
+        error = ResumeError(shown(f"hop {self.number} of chain {self.chain}: {message}"))
         error.chain, error.hop, error.checkpoint = self.chain, self.number, checkpoint
         return error
 

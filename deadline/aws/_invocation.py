@@ -154,7 +154,7 @@ class Invocation:
             if self._word is not None:
                 self._word.arm(self._deadline)
             if self._hop is not None:
-                self._hop.read()
+                await self._hop.read()
                 self._event = self._hop.event
             self._given = await self._resources()
             if self._hop is None:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import warnings
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, final
 
 from deadline.aws._hop import Hop
 from deadline.aws._notice import MEGABYTE, QUARTER
+from deadline.aws._signature import ARN, ENVIRONMENT, Keys
 
 if TYPE_CHECKING:
     import contextvars
@@ -64,6 +66,13 @@ class Resume(Generic[State]):
             has written.
         limit: The most bytes that may go on. By default 1 MB to `"self"`, else 256 KB.
         force: Use `"self"` also where the event shows that a caller waits for the answer.
+        key: What signs an envelope, so that no other message is taken for one: at least 32 bytes, as bytes or
+            text; a tuple of them, of which the first signs and each is accepted; or the ARN of a secret of
+            Secrets Manager, whose current and previous versions are read in the first invocation. By default
+            the environment's `DEADLINE_RESUME_KEY`: keys with commas between them, or the ARN. An `async def`
+            needs one, as others may write where it sends to. `"self"` and `"return"` need none, as only
+            callers that may invoke the function choose its event; with one, an unsigned envelope is no longer
+            read.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it and says what to write.
@@ -80,6 +89,7 @@ class Resume(Generic[State]):
         version: str | None = None,
         limit: int | None = None,
         force: bool = False,
+        key: bytes | str | tuple[bytes | str, ...] | None = None,
     ) -> None:
         from deadline.aws._state import Codec, said  # noqa: PLC0415  # whoever resumes nothing loads nothing
 
@@ -96,6 +106,7 @@ class Resume(Generic[State]):
         if not isinstance(force, bool):
             raise TypeError(f"force: expected True or False, got {force!r}")
         self.force = force
+        self.keys = _checked_keys(key, needed=callable(to))
         self.once = _once(_checked_text("once", once, "hops"))
         self._limit = None if limit is None else _checked_count("limit", limit)
         self._current: ContextVar[Hop[State]] = ContextVar("deadline_resume")
@@ -173,6 +184,8 @@ class Resume(Generic[State]):
             self.invoke.initialise(outside)
         if self.once is not None:
             self.once.client.initialise(outside)
+        if self.keys is not None and self.keys.client is not None:
+            self.keys.client.initialise(outside)
 
     def limit(self) -> int:
         """Bytes that may go on."""
@@ -213,6 +226,24 @@ def _checked_text(name: str, text: Any, example: str) -> str | None:
     if text is not None and (not isinstance(text, str) or not text):
         raise TypeError(f"{name}: expected a text such as {name}={example!r}, got {text!r}")
     return text
+
+
+def _checked_keys(key: Any, *, needed: bool) -> Keys | None:
+    if key is None:
+        told = os.environ.get(ENVIRONMENT, "")
+        key = told if told.startswith(ARN) else tuple(one.strip() for one in told.split(",") if one.strip())
+    if key == ():
+        if needed:
+            raise ValueError(
+                "key: where an `async def` sends to, others may write, so a checkpoint has to be signed; set "
+                f"the environment variable {ENVIRONMENT} to what "
+                'python -c "import secrets; print(secrets.token_hex(32))" prints, or write '
+                'Resume(..., key="arn:aws:secretsmanager:...")'
+            )
+        return None
+    if isinstance(key, str) and key.startswith(ARN):
+        _check_sdk("key")
+    return Keys(key)
 
 
 def _once(table: str | None) -> Once | None:

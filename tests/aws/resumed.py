@@ -108,7 +108,7 @@ async def send(event: Any, context: Any, clients: tuple[Any, Any]) -> None:
         )
 
 
-once = aws.Resume(int, to=send, once="hops")
+once = aws.Resume(int, to=send, once="hops", key=os.environ.get("SECRET", "0123456789abcdef" * 4))
 
 
 @aws.handler(resume=once, lifespan=clients, eager=True)

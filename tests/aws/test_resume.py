@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import datetime as dt
 import json
 import logging
 import subprocess
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from deadline import DeadlineExceeded, Event, aws, deadline
 from deadline.aws._kept_client import KeptClient
+from deadline.aws._signature import signature
 from deadline.testing import FakeContext
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -41,6 +44,9 @@ class Progress:
     done: int
     note: str = ""
 
+
+SECRET = "0123456789abcdef" * 4
+"""A key."""
 
 Notices = list[dict[str, Any]]
 
@@ -71,6 +77,21 @@ def counting(resume: aws.Resume[Progress], *, to: int = 100, notice: Any = None)
 def envelope(resume: aws.Resume[Any], state: Any, **other: Any) -> Any:
     fields = {"chain": "c", "hop": 2, "version": resume.version, "event": None, "state": state}
     return {"deadline_resume": fields | other}
+
+
+def signed(event: Any, key: str = SECRET, function: str = "function") -> Any:
+    """An envelope with its signature."""
+    fields = event["deadline_resume"]
+    return {"deadline_resume": {**fields, "signature": signature(key.encode(), function, fields)}}
+
+
+def queued(*bodies: str) -> Any:
+    """Messages of a queue."""
+    return {"Records": [{"eventSource": "aws:sqs", "body": body} for body in bodies]}
+
+
+async def send_nothing(event: Any, context: Any) -> None:
+    """Take the next event, which nobody will see."""
 
 
 def causes(error: BaseException | None) -> list[type[BaseException]]:
@@ -228,28 +249,26 @@ async def test_a_callable_gets_the_next_event(virtual_clock: VirtualClock) -> No
         sent.append((event, context.function_name))
         return "ignored"
 
-    resume = aws.Resume(Progress, to=send)
+    resume = aws.Resume(Progress, to=send, key=SECRET)
     answer = await counting(resume).invoke({"a": 1}, FakeContext(5, aws_request_id="r"))
     assert answer == {"status": "resumed", "chain": "r", "hop": 1}
     ((event, name),) = sent
-    assert event == envelope(resume, {"done": 3, "note": ""}, event={"a": 1}, chain="r")
+    assert event == signed(envelope(resume, {"done": 3, "note": ""}, event={"a": 1}, chain="r"))
     assert name == "function"
 
 
-async def test_a_message_of_a_queue_is_a_hop(virtual_clock: VirtualClock) -> None:
-    """An envelope that comes by SQS is unwrapped; in a batch it is refused."""
-    resume = aws.Resume(Progress, to="return")
+@pytest.mark.parametrize("indent", [None, 2])
+async def test_a_message_of_a_queue_is_a_hop(virtual_clock: VirtualClock, indent: int | None) -> None:
+    """An envelope that comes by SQS is unwrapped, as it was written; in a batch it is refused."""
+    resume = aws.Resume(Progress, to=send_nothing, key=SECRET)
     count = counting(resume, to=5)
-    record = {"body": json.dumps(envelope(resume, {"done": 4, "note": ""}, event="e"))}
-    assert await count.invoke({"Records": [record]}, FakeContext(9)) == {
-        "status": "done",
-        "count": 5,
-        "event": "e",
-    }
+    event = signed(envelope(resume, {"done": 4, "note": "ü"}, event={"b": 1.5, "a": "ä"}))
+    body = json.dumps(event, indent=indent)
+    answer = {"status": "done", "count": 5, "event": {"b": 1.5, "a": "ä"}}
+    assert await count.invoke(queued(body), FakeContext(9)) == answer
+    assert await count.invoke(event, FakeContext(9)) == answer
     with pytest.raises(aws.ResumeError, match="a batch of 2 messages.*batch size of 1"):
-        await count.invoke({"Records": [{"body": "deadline_resume"}, record]}, FakeContext(9))
-    other = {"Records": [{"body": "deadline_resume"}, {"body": '"deadline_resume"'}, {}, 1]}
-    assert (await count.invoke(other, FakeContext(9)))["event"] == other
+        await count.invoke(queued("deadline_resume", body), FakeContext(9))
 
 
 async def test_concurrent_invocations_keep_their_own(virtual_clock: VirtualClock) -> None:
@@ -353,7 +372,7 @@ async def test_the_limits_are_those_of_what_it_goes_to(
     async def send(event: Any, context: Any) -> None:
         """Take anything."""
 
-    resume: aws.Resume[str] = aws.Resume(str, to=to or send)
+    resume: aws.Resume[str] = aws.Resume(str, to=to or send, key=SECRET)
 
     @aws.handler(resume=resume)
     async def function(event: Any, context: Any) -> str:
@@ -376,7 +395,7 @@ async def test_a_failure_to_hand_on_is_the_function_s_error(virtual_clock: Virtu
         raise KeyError("no queue")
 
     for to, cause in ((send, KeyError), (hang, DeadlineExceeded)):
-        resume = aws.Resume(Progress, to=to)
+        resume = aws.Resume(Progress, to=to, key=SECRET)
         count = counting(resume, notice=note)
         count.on_exceeded(not_asked)
         before = asyncio.get_running_loop().time()
@@ -384,7 +403,7 @@ async def test_a_failure_to_hand_on_is_the_function_s_error(virtual_clock: Virtu
             await count.invoke(None, FakeContext(5, aws_request_id="r"))
         assert asyncio.get_running_loop().time() - before < 5
         assert cause in causes(failed.value)
-        assert failed.value.checkpoint == envelope(resume, {"done": 3, "note": ""}, chain="r")
+        assert failed.value.checkpoint == signed(envelope(resume, {"done": 3, "note": ""}, chain="r"))
         assert got.pop()["checkpoint"] == failed.value.checkpoint
         assert not got
 
@@ -392,14 +411,6 @@ async def test_a_failure_to_hand_on_is_the_function_s_error(virtual_clock: Virtu
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hop": "2"}, "no checkpoint"),
-        ({"hop": 1}, "no checkpoint"),
-        ({"hop": True}, "no checkpoint"),
-        ({"hop": -3}, "no checkpoint"),
-        ({"chain": 5}, "no checkpoint"),
-        ({"chain": ""}, "no checkpoint"),
-        ({"chain": "x" * 500}, "no checkpoint"),
-        ({"more": 1}, "no checkpoint"),
         ({"hop": 13}, "hops=12 is the most"),
         ({"version": "old"}, "the state was written in version 'old'"),
         ({"state": {"done": "1", "note": ""}}, "the state is not of the declared type"),
@@ -407,7 +418,7 @@ async def test_a_failure_to_hand_on_is_the_function_s_error(virtual_clock: Virtu
         ({"state": None}, "the state is not of the declared type"),
     ],
 )
-async def test_a_forged_or_stale_envelope_is_refused(
+async def test_a_stale_envelope_is_refused(
     virtual_clock: VirtualClock, change: dict[str, Any], message: str
 ) -> None:
     """Before the body runs; what is well formed and only cannot be read here stands in the notice."""
@@ -425,14 +436,7 @@ async def test_a_forged_or_stale_envelope_is_refused(
         await function.invoke(event, FakeContext(5))
     assert ran == []
     assert got[0]["event"] == event
-    assert got[0]["checkpoint"] == (None if message == "no checkpoint" else event)
-
-
-@pytest.mark.parametrize("value", [None, 3, [], "text", {}])
-async def test_a_foreign_value_under_the_key_is_refused(virtual_clock: VirtualClock, value: Any) -> None:
-    """It is reserved."""
-    with pytest.raises(aws.ResumeError, match="the event has the key 'deadline_resume'"):
-        await counting(aws.Resume(Progress)).invoke({"deadline_resume": value}, FakeContext(5))
+    assert got[0]["checkpoint"] == event
 
 
 @pytest.mark.parametrize("caller", [one for one in aws.callers if one.waits], ids=lambda one: one.name)
@@ -503,6 +507,11 @@ async def test_outside_of_an_invocation_there_is_nothing() -> None:
         ({"version": 2}, TypeError, "version: expected a text such as version='2'"),
         ({"limit": 0}, ValueError, "limit: 0 lets nothing go on"),
         ({"force": "yes"}, TypeError, "force: expected True or False"),
+        ({"key": 5}, TypeError, "key: expected bytes, a text, a tuple of them, or the ARN"),
+        ({"key": ("x" * 32, 5)}, TypeError, "key: expected bytes, a text, a tuple of them, or the ARN"),
+        ({"key": "hunter2"}, ValueError, r"key: 7 bytes are too few.*secrets.token_hex\(32\)"),
+        ({"to": send_nothing}, ValueError, "key: .*set the environment variable DEADLINE_RESUME_KEY"),
+        ({"to": send_nothing, "key": ()}, ValueError, "key: .*set the environment variable"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -528,7 +537,7 @@ def test_the_handler_checks_what_it_is_given() -> None:
         aws.handler(resume=Progress(1))(hang)  # type: ignore[call-overload]
 
     with pytest.raises(TypeError, match=r"to: .*send is called with \(event, context\)"):
-        aws.handler(resume=aws.Resume(Progress, to=send))(hang)
+        aws.handler(resume=aws.Resume(Progress, to=send, key=SECRET))(hang)
 
 
 async def test_disabled_a_hop_still_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,6 +552,209 @@ async def test_disabled_a_hop_still_is_one(monkeypatch: pytest.MonkeyPatch) -> N
 
     answer = await function.invoke(envelope(resume, {"done": 1, "note": ""}, event="e"), FakeContext(0))
     assert answer == ("e", Progress(1), 2)
+
+
+# --- what is no envelope ----------------------------------------------------------------------------------
+
+
+def forged(resume: aws.Resume[Any], **change: Any) -> Any:
+    """An envelope with a good signature of somebody, and a change after that."""
+    event = signed(envelope(resume, {"done": 1, "note": ""}, event={"admin": True}))
+    return {"deadline_resume": event["deadline_resume"] | change}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hop": "2"},
+        {"hop": 1},
+        {"hop": True},
+        {"hop": 2.0},
+        {"hop": -3},
+        {"hop": 10**30},
+        {"hop": 3},
+        {"chain": 5},
+        {"chain": ""},
+        {"chain": "x" * 500},
+        {"chain": "c\n[ERROR] a made-up line\x1b[2J"},
+        {"chain": "another"},
+        {"version": "v\n[ERROR]" * 5_000},
+        {"more": 1},
+        {"state": {"done": 2, "note": ""}},
+        {"event": {"admin": False}},
+        {"signature": "0" * 64},
+        {"signature": "ä" * 64},
+        {"signature": ""},
+        {"signature": None},
+        {"signature": 5},
+    ],
+    ids=repr,
+)
+async def test_what_is_not_signed_as_it_stands_is_an_ordinary_event(
+    virtual_clock: VirtualClock, told: list[Event], change: dict[str, Any]
+) -> None:
+    """Each field is bound; the event reaches the function untouched, and `aws.resume_ignored` tells of it."""
+    resume = aws.Resume(Progress, to=send_nothing, key=SECRET)
+    count = counting(resume, to=0)
+    event = forged(resume, **change)
+    assert (await count.invoke(event, FakeContext(5, aws_request_id="r")))["event"] is event
+    (ignored,) = told
+    assert (ignored.name, ignored.fields["hop"], ignored.fields["chain"]) == ("aws.resume_ignored", 1, "r")
+    message = queued(json.dumps(event))
+    assert (await count.invoke(message, FakeContext(5)))["event"] is message
+    assert resume_names(told) == ["aws.resume_ignored"] * 2
+
+
+def resume_names(told: list[Event]) -> list[str]:
+    return [one.name for one in told if one.name.startswith("aws.resume")]
+
+
+@pytest.mark.parametrize("value", [None, 3, [], "text", {}])
+@pytest.mark.parametrize("to", ["self", "return"])
+async def test_a_foreign_value_under_the_key_is_an_ordinary_event(
+    virtual_clock: VirtualClock, value: Any, to: Any
+) -> None:
+    """Without a key, too; also where other keys stand beside an envelope."""
+    resume = aws.Resume(Progress, to=to)
+    count = counting(resume, to=0)
+    for event in ({"deadline_resume": value}, envelope(resume, {"done": 1, "note": ""}) | {"more": 1}):
+        assert (await count.invoke(event, FakeContext(5)))["event"] is event
+
+
+@pytest.mark.parametrize("to", ["self", "return"])
+async def test_no_message_is_looked_at_that_cannot_be_a_hop(virtual_clock: VirtualClock, to: Any) -> None:
+    """A function that invokes itself, or hands back, gets no hop from a queue, also no signed one."""
+    resume = aws.Resume(Progress, to=to, key=SECRET)
+    event = queued(json.dumps(signed(envelope(resume, {"done": 1, "note": ""}))))
+    assert (await counting(resume, to=0).invoke(event, FakeContext(5)))["event"] is event
+
+
+async def test_one_forged_message_fails_no_other(virtual_clock: VirtualClock) -> None:
+    """A batch of ten, one of them hostile in each way, reaches the function whole."""
+    resume = aws.Resume(Progress, to=send_nothing, key=SECRET)
+    count = counting(resume, to=0)
+    innocent = [json.dumps({"order": number}) for number in range(9)]
+    deep = '{"deadline_resume":' + "[" * 200_000
+    closed = '{"deadline_resume":' + "[" * 200 + "]" * 200 + "}"
+    huge = json.dumps(signed(envelope(resume, {"done": 1, "note": "x" * 1_100_000})))
+    hostile = [json.dumps(forged(resume, chain="x")), '{"deadline_resume":0}', deep, closed, huge]
+    hostile += ['{"deadline_resume":', '"deadline_resume"', "deadline_resume", '{"deadline_resume":1}{']
+    hostile.append('{"deadline_resume":' + '"\\' * 500_000)  # each quote could begin a text, and none ends
+    hostile.append(json.dumps(forged(resume, state=float("nan"))))
+    for body in hostile:
+        for event in (queued(*innocent, body), queued(body)):
+            assert (await count.invoke(event, FakeContext(5)))["event"] is event
+    odd: Any = {"Records": [{}, 1, None, {"body": 5}, {"body": None}]}
+    assert (await count.invoke(odd, FakeContext(5)))["event"] is odd
+
+
+@pytest.mark.parametrize("to", ["self", "return"])
+async def test_a_key_has_unsigned_envelopes_refused(virtual_clock: VirtualClock, to: Any) -> None:
+    """Where the key is optional it counts all the same."""
+    resume = aws.Resume(Progress, to=to, key=SECRET)
+    event = envelope(resume, {"done": 1, "note": ""}, event="e")
+    assert (await counting(resume, to=1).invoke(event, FakeContext(5)))["event"] is event
+    assert (await counting(resume, to=1).invoke(signed(event), FakeContext(5)))["event"] == "e"
+
+
+async def test_an_envelope_of_another_function_or_key_is_none(virtual_clock: VirtualClock) -> None:
+    """The function's name is signed, so functions with one key do not take each other's hops."""
+    resume = aws.Resume(Progress, to="return", key=SECRET)
+    count = counting(resume, to=0)
+    event = envelope(resume, {"done": 1, "note": ""}, event="e")
+    for other in (signed(event, function="other"), signed(event, key="x" * 32)):
+        assert (await count.invoke(other, FakeContext(5)))["event"] is other
+
+
+async def test_a_key_is_replaced_while_a_chain_is_on_its_way(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first key signs; each is accepted. The environment's have commas between them."""
+    old, new = "a" * 32, "b" * 32
+    before = aws.Resume(Progress, to="return", key=old.encode())
+    handed = (await counting(before).invoke("e", FakeContext(5)))["checkpoint"]
+    monkeypatch.setenv("DEADLINE_RESUME_KEY", f"{new}, {old}")
+    for resume in (aws.Resume(Progress, to="return"), aws.Resume(Progress, to="return", key=(new, old))):
+        answer = await counting(resume).invoke(handed, FakeContext(5))
+        fields = dict(answer["checkpoint"]["deadline_resume"])
+        assert (fields["hop"], fields["state"]["done"]) == (3, 6)
+        given = fields.pop("signature")
+        assert given == signature(new.encode(), "function", fields)
+
+
+async def test_what_is_too_deep_to_be_read_is_not_sent(virtual_clock: VirtualClock) -> None:
+    """The next hop would take it for an ordinary message; the error has the checkpoint."""
+    state: Any = []
+    for _ in range(150):
+        state = [state]
+    resume: aws.Resume[Any] = aws.Resume(Any, to=send_nothing, key=SECRET)
+
+    @aws.handler(resume=resume, margin=1.0)
+    async def function(event: Any, context: Any) -> Any:
+        resume.checkpoint(state)
+        await asyncio.sleep(60)
+
+    with pytest.raises(aws.ResumeError, match="more than 100 levels deep") as failed:
+        await function.invoke(None, FakeContext(5))
+    assert failed.value.checkpoint is not None
+    assert failed.value.checkpoint["deadline_resume"]["state"] == state
+
+
+async def test_a_resume_error_is_one_short_line(virtual_clock: VirtualClock) -> None:
+    """Whatever an envelope says: no control characters, and not longer than a line of a log should be."""
+    resume = aws.Resume(dt.datetime, to="return")
+    for change in ({"state": "x\n[ERROR]\x1b[2J" * 50_000}, {"version": "v\n[ERROR]" * 5_000}):
+        event = envelope(resume, "2026-01-01") | {}
+        event["deadline_resume"] |= change
+        with pytest.raises(aws.ResumeError) as failed:
+            await counting(resume).invoke(event, FakeContext(5))  # type: ignore[arg-type]
+        assert str(failed.value).isprintable()
+        assert len(str(failed.value)) <= 2_000
+
+
+class Vault:
+    """Secrets Manager, as a client that counts."""
+
+    def __init__(self, **versions: str) -> None:
+        self.versions = versions
+        self.reads = 0
+        self.broken = False
+
+    async def get_secret_value(self, **request: str) -> dict[str, str]:
+        stage = request["VersionStage"]
+        self.reads += 1
+        code = "ResourceNotFoundException"
+        if self.broken or stage not in self.versions:
+            code = "InternalServiceError" if self.broken else code
+            raise ClientError({"Error": {"Code": code, "Message": request["SecretId"]}}, "GetSecretValue")
+        return {"SecretString": self.versions[stage]}
+
+
+async def test_a_secret_is_read_once_and_again_for_a_newer_key(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at import; its current version signs, the one before is accepted; a failure later costs nothing."""
+    vault = Vault(AWSCURRENT="a" * 32)
+    monkeypatch.setattr(KeptClient, "_client", lambda _: contextlib.nullcontext(vault))
+    arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:resume"
+    resume = aws.Resume(Progress, to=send_nothing, key=arn)
+    count = counting(resume, to=0)
+    assert vault.reads == 0
+    for _ in range(3):
+        await count.invoke("e", FakeContext(5))
+    assert vault.reads == 2
+    vault.versions = {"AWSCURRENT": "b" * 32, "AWSPREVIOUS": "a" * 32}
+    event = envelope(resume, {"done": 1, "note": ""}, event="e")
+    for key in ("a" * 32, "b" * 32, "a" * 32):
+        assert (await count.invoke(signed(event, key=key), FakeContext(5)))["event"] == "e"
+    assert vault.reads == 4
+    vault.broken = True
+    wrong = signed(event, key="c" * 32)
+    assert (await count.invoke(wrong, FakeContext(5)))["event"] is wrong
+    with pytest.raises(
+        aws.ResumeError, match="key: the secret cannot be used.*secretsmanager:GetSecretValue"
+    ):
+        await counting(aws.Resume(Progress, to="return", key=arn)).invoke("e", FakeContext(5))
 
 
 # --- once -------------------------------------------------------------------------------------------------
@@ -572,7 +784,7 @@ class Work:
     def __init__(self, to: Any = "return", table: str = "hops") -> None:
         self.runs: list[int] = []
         self.fail = False
-        resume = self.resume = aws.Resume(Progress, to=to, once=table)
+        resume = self.resume = aws.Resume(Progress, to=to, once=table, key=SECRET if callable(to) else None)
 
         @aws.handler(resume=resume, margin=0.6)
         async def function(event: Any, context: Any) -> Any:
@@ -743,7 +955,7 @@ async def test_what_goes_on_is_as_long_as_it_was_counted(state: Any) -> None:
     resume: aws.Resume[Any] = aws.Resume(Any, force=True)
     hop = resume.open({"a": "ü\ud800"}, FakeContext(1, aws_request_id="r"), contextvars.copy_context())
     resume.bind(hop)
-    hop.read()
+    await hop.read()
     resume.checkpoint(state)
     assert hop.snapshot is not None
     sent = []

@@ -106,8 +106,9 @@ def times(dynamodb: Any) -> dict[int, int]:
 def test_hops_that_are_delivered_twice_have_their_effects_once(
     tables: Any, invoke_api: InvokeApi, tmp_path: Path
 ) -> None:
-    """Whichever comes first runs. Counted in DynamoDB, without any condition."""
-    env = {"SCRATCH": str(tmp_path), "DEADLINE_MARGIN": "0.7"}
+    """Whichever comes first runs. Counted in DynamoDB, without any condition. A secret has the key."""
+    secret = boto3.client("secretsmanager").create_secret(Name="resume", SecretString="0123456789abcdef" * 4)
+    env = {"SCRATCH": str(tmp_path), "DEADLINE_MARGIN": "0.7", "SECRET": secret["ARN"]}
     invoke_api.add("resumed.effects", path=HERE, timeout=1.5, env=env)
     begin(invoke_api, "resumed", {"last": 4, "copies": 2})
     assert times(tables) == {1: 1, 2: 1, 3: 1, 4: 1}
