@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from moto.core.config import default_user_config
 
 from deadline import DeadlineExceeded, Event, aws
 from deadline.aws._helper import Helper
+from deadline.aws._kept_client import KeptClient
 from deadline.aws._message import LEFT_OUT, PRIVATE, message, sealed
 from deadline.testing import FakeContext
 
@@ -333,6 +335,29 @@ async def test_a_notice_that_swallows_its_cut_is_left_behind(
     assert isinstance(await invoked(aws.handler(notice=tell, margin=2.0)(body)), Exception)
     assert loop.time() - started <= ends
     assert named(told, "aws.left_running")
+
+
+async def test_the_sdk_is_loaded_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an init phase the first notice loads it, when time is short; no response waits for that."""
+    loading, loaded = threading.Event(), threading.Event()
+
+    def load(_: object) -> None:
+        loading.set()
+        loaded.wait()
+        raise LookupError
+
+    monkeypatch.setattr(KeptClient, "_load", load)
+    function = aws.handler(notice=f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/lost", margin=1.0)(hang)
+
+    @function.on_exceeded
+    async def _(exceeded: object, event: Any, context: Any) -> str:
+        return "partial"
+
+    try:
+        assert await invoked(function, seconds=1.2) == "partial"
+        assert loading.is_set()
+    finally:
+        loaded.set()
 
 
 async def test_a_notice_that_fails_hides_nothing(told: list[Event]) -> None:
