@@ -10,7 +10,8 @@ between two of them has armed nothing.
     0   what this is                        40  bytes of each text, and of it all
     8   when it began, ends, was last       64  who: request id, function, version
         seen, its stack is written; on    2048  the last step
-        the wall clock                    4096  the event, if that was asked for
+        the wall clock                    4064  the seal of a file (`_breadcrumb`)
+                                          4096  the event, if that was asked for
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import struct
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"crumb 1\n"
 PAGE: Final = 4096
+SEAL: Final = slice(4064, 4096)
 LONGEST: Final = 150
 """Characters of a name: Lambda's have 64 at the most, request ids 36."""
 _LONG: Final = 3 * LONGEST
@@ -57,6 +60,7 @@ class Trace(NamedTuple):
         told: Whether a notice of this invocation has been sent.
         event: Its JSON text, or the beginning of it; empty if it was not asked for.
         stack: What stands in the file behind the record: the stack of all threads, if it was written.
+        event_cut: Whether `event` is its beginning alone.
     """
 
     request_id: str | None
@@ -71,6 +75,7 @@ class Trace(NamedTuple):
     told: bool
     event: str
     stack: str
+    event_cut: bool = False
 
 
 class Armed:
@@ -109,10 +114,21 @@ class Armed:
             text = "\0".join([str(part or "")[:LONGEST] for part in who]).encode(errors="replace")
         memory[_WHO_AT : _WHO_AT + len(text)] = text
         if event:
-            event = event[: len(memory) - PAGE]
-            memory[PAGE : PAGE + len(event)] = event
+            kept = event[: len(memory) - PAGE]
+            memory[PAGE : PAGE + len(kept)] = kept
         _HEAD.pack_into(
-            memory, _HEAD_AT, now, now + left, now, now + stack_in, len(text), 0, len(event), self._room, 0, 0
+            memory,
+            _HEAD_AT,
+            now,
+            now + left,
+            now,
+            now + stack_in,
+            len(text),
+            0,
+            min(len(event), 0xFFFF_FFFF),  # of all of it: what is told knows whether it was cut
+            self._room,
+            0,
+            0,
         )
         self._steps.clear()
         watch_steps(self._watcher)
@@ -165,20 +181,31 @@ def read(content: Any) -> Trace | None:
     who = content[_WHO_AT : _WHO_AT + of_who].decode(errors="replace").split("\0")
     if len(who) != 3 or any(math.isnan(instant) for instant in head[:4]) or math.isinf(began):
         raise ValueError("a spoilt breadcrumb")
+    event_ends = min(PAGE + of_event, max(room, PAGE))
     return Trace(
-        request_id=who[0] or None,
-        function=who[1],
-        version=who[2] or None,
+        request_id=printable(who[0], line=True) or None,
+        function=printable(who[1], line=True),
+        version=printable(who[2], line=True) or None,
         began=began,
         hard=hard,
         seen=seen,
         stack_at=stack_at,
-        step=content[_STEP_AT : _STEP_AT + of_step].decode(errors="replace"),
+        step=printable(content[_STEP_AT : _STEP_AT + of_step].decode(errors="replace"), line=True),
         status=_STATUSES[status] if status < len(_STATUSES) else "",
         told=bool(told),
-        event=content[PAGE : PAGE + of_event].decode(errors="replace"),
-        stack=content[max(room, PAGE) :].decode(errors="replace"),
+        event=content[PAGE:event_ends].decode(errors="replace"),
+        stack=printable(content[max(room, PAGE) :].decode(errors="replace")),
+        event_cut=PAGE + of_event > min(event_ends, len(content)),
     )
+
+
+_CONTROLS: Final = r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
+"""Terminal sequences, control characters but tab and newline, and what turns or breaks a line."""
+
+
+def printable(text: str, *, line: bool = False) -> str:
+    """The text without what a terminal or a log viewer would obey; of a `line`, no end either."""
+    return re.sub(_CONTROLS + r"|[\t\n]" * line, "", text)
 
 
 def identity(function: str, context: Any) -> Identity:
@@ -201,6 +228,8 @@ def armed() -> Armed:
 def replace(memory: mmap.mmap) -> Armed:
     """Have this process's record in other memory from now on."""
     global _armed  # noqa: PLW0603  # there is one in a process, that is the point
+    if _armed is not None:
+        _armed.let_go()  # it is in a cycle: its mapping would stay until a collection
     _armed = Armed(memory)
     return _armed
 

@@ -50,7 +50,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakSet
 
 from deadline._events import emit
-from deadline.aws._armed import Armed, armed, read
+from deadline.aws._armed import Armed, armed, printable, read
 from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._message import message, sealed
 from deadline.aws._notice import MEGABYTE
@@ -115,9 +115,9 @@ class Helper:
             if not self._pid:
                 self._fork()
             try:
-                self._keep(event)
+                self._keep((event, False))
             except (ValueError, IndexError):  # an event of Lambda's is JSON, and has at most 6 MB
-                self._keep(repr(event)[:MEGABYTE])
+                self._keep((repr(event)[:MEGABYTE], True))
             self._generation += 1
             now, shared = time.time(), self._shared
             self._instant = instant = now + seconds
@@ -218,7 +218,8 @@ class Helper:
         self._pid = pid
         _helpers.add(self)
 
-    def _keep(self, event: Any) -> None:
+    def _keep(self, event: tuple[Any, bool]) -> None:
+        """Keep an event, and whether it is a text of it, which may be cut."""
         memory = marshal.dumps(event)
         self._memory[_EVENT : _EVENT + len(memory)] = memory
 
@@ -357,11 +358,11 @@ class _Child:
         try:
             trace = read(self._record)
             assert trace is not None
-            event = marshal.loads(memoryview(self._memory)[_EVENT:])  # noqa: S302  # the parent's
+            event, is_text = marshal.loads(memoryview(self._memory)[_EVENT:])  # noqa: S302  # the parent's
             what = message(trace.request_id, trace.function, trace.version, event)
             if trace.status == "running":
                 what["message"] += f" in step {trace.step!r}"
-            what |= {"sent_by": "helper", "stack": stack}
+            what |= {"sent_by": "helper", "stack": stack, "cut": ["event"] if is_text else []}
             said = sealed(what, self._redact, self._notice.limit, self._redaction_failed)
             self._client.send(said)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
@@ -395,7 +396,7 @@ def _serve(child: _Child) -> NoReturn:
 
 def _write_log(text: str) -> None:
     """Write to the log past every handler of the parent's, whose descriptors are gone."""
-    print(f"deadline: {text}", file=sys.__stderr__, flush=True)
+    print(f"deadline: {printable(text)}", file=sys.__stderr__, flush=True)
 
 
 def _dump_signal() -> int:

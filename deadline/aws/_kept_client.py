@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import anyio.to_thread
 
 from deadline._events import emit, shown
 from deadline.aws._environment import Lifespan, environment, running_environment
@@ -68,12 +69,21 @@ class KeptClient:
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Any]:
-        from aiobotocore.session import get_session  # noqa: PLC0415  # aioboto3 brings it, too
-
-        session: Any = install(get_session())
+        # Without an init phase it is opened when time is short: what blocks the loop makes the response late.
+        session: Any = install(await anyio.to_thread.run_sync(self._load, abandon_on_cancel=True))
         async with session.create_client(self._service, region_name=self._region) as client:
             self._check(client.meta.service_model)
             yield client
+
+    def _load(self) -> Any:
+        """A session that has read what a client is made of: tenths of a second, with the SDK's import."""
+        from aiobotocore.session import get_session  # noqa: PLC0415  # aioboto3 brings it, too
+
+        session: Any = get_session()
+        loader = session.get_component("data_loader")
+        for data in ("service-2", "endpoint-rule-set-1"):
+            loader.load_service_model(self._service, data)
+        return session
 
     async def _warmed(self, lifespan: Lifespan) -> None:
         try:

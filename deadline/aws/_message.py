@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline.aws._failure import full_traceback, told
@@ -24,10 +25,14 @@ PRIVATE: Final = ("event", "report", "error", "stack", "checkpoint")
 """What may hold data of the invocation, in the order in which it is cut if all of it is too long."""
 
 
+LEFT_OUT: Final = " (the event did not fit, and is left out: redact needs it whole)"
+
+
 def message(request_id: str | None, function: str, version: str | None, event: Any) -> dict[str, Any]:
     """The parts that both processes know."""
     return {
         "version": VERSION,
+        "notice_id": os.urandom(8).hex(),
         "reason": "deadline_exceeded",
         "message": f"{function} ran out of time",
         "request_id": request_id,
@@ -65,8 +70,9 @@ def sealed(
 ) -> dict[str, Any]:
     """What may leave: redacted, then cut.
 
-    Redacting comes first, for keys are not found in a text that was cut. What fails there says nothing of
-    what it would have left, so nothing is: neither event nor report, nor an error's words.
+    Redacting comes first, for keys are not found in a text that was cut. So an event of which only a part was
+    kept, or that does not fit, is left out if there is a `redact`. What fails there says nothing of what it
+    would have left, so nothing is: neither event nor report, nor an error's words.
 
     Args:
         message: As made by `message`.
@@ -74,6 +80,9 @@ def sealed(
         limit: Bytes of its JSON.
         failed: Told of what `redact` raised, which may have words of the message in it: it must not leave.
     """
+    leave_out = redact is not None and "event" in message["cut"]
+    if leave_out:
+        message = {**message, "event": None}
     plain = json.loads(json.dumps(message, default=repr))  # as JSON has it; keys are strings, too
     if redact is not None:
         try:
@@ -83,9 +92,19 @@ def sealed(
             plain = json.loads(json.dumps({**message, **dict.fromkeys(PRIVATE)}, default=repr))
             plain["message"] = f"{message['function']}: {message['reason']}"
             plain["redaction_failed"] = True
+        if leave_out or (plain.get("event") is not None and len(json.dumps(plain)) > limit):
+            _leave_out_event(plain)
     for part in PRIVATE:
         _cut(plain, part, limit)
     return plain  # type: ignore[no-any-return]
+
+
+def _leave_out_event(plain: dict[str, Any]) -> None:
+    plain["event"] = None
+    cut = plain.get("cut")
+    cut = cut if isinstance(cut, list) else []
+    plain["cut"] = cut if "event" in cut else ["event", *cut]
+    plain["message"] = str(plain.get("message") or "")[: LONGEST - len(LEFT_OUT)] + LEFT_OUT
 
 
 def _checked(redacted: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ LEAST: Final = 2_048
 """Bytes that a message has without what can be cut."""
 
 # Compiled when they are used, and kept by `re`: a cold start has better things to do.
-_PLACE: Final = r"\{(message|reason|request_id|function)\}"
+_PLACE: Final = r"\{(message|reason|request_id|function|notice_id)\}"
 _TARGET: Final = (
     "arn:(?P<partition>[^:]+):(?P<service>[^:]+):(?P<region>[^:]*):(?P<account>[^:]*):(?P<name>.+)"
 )
@@ -37,7 +37,7 @@ class Notice:
     """An AWS operation that tells somebody: `aws.Notice("sqs", "SendMessage", {...})`.
 
     In every text of the parameters, `{message}` stands for the whole message as JSON, and `{reason}`,
-    `{request_id}` and `{function}` for its fields of these names.
+    `{request_id}`, `{function}` and `{notice_id}` for its fields of these names.
 
         aws.Notice(
             "dynamodb",
@@ -194,4 +194,6 @@ def _region(arn: str) -> str | None:
 def _fifo(target: str) -> dict[str, str]:
     if not target.endswith(".fifo"):
         return {}
-    return {"MessageGroupId": "{function}", "MessageDeduplicationId": "{request_id}"}
+    # A retry of the event has the same request id, and may fail for the same reason: its notice is another.
+    # The SDK's second attempt at the same notice has the same id.
+    return {"MessageGroupId": "{function}", "MessageDeduplicationId": "{request_id}-{reason}-{notice_id}"}

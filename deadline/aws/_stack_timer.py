@@ -67,6 +67,12 @@ class StackTimer:
         self._begin = os.lseek(descriptor, 0, os.SEEK_CUR)
         self._rings_at = math.inf
 
+    def move(self, descriptor: int) -> None:
+        """Write it into another file from now on; the descriptor is taken over."""
+        os.dup2(descriptor, self._descriptor, inheritable=False)
+        os.close(descriptor)
+        self._begin = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
     def start(self, seconds: float) -> None:
         """Write it in so many seconds."""
         self._rings_at = time.monotonic() + seconds

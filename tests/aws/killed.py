@@ -167,6 +167,18 @@ def many(lines: str, deaths: str) -> None:
         os.wait()
 
 
+def scan() -> None:
+    """Open and close every file of the folder in the middle of an invocation, as a backup does."""
+
+    def then(_: list[str], request_id: str) -> None:
+        for path in Path(os.environ["TMPDIR"]).glob("*/*"):
+            path.read_bytes()
+        say("scanned")
+        sys.stdin.read()
+
+    begin("main", then)
+
+
 def fork() -> None:
     """Fork in the middle of an invocation; the fork ends its copy of it, and itself."""
 
@@ -196,5 +208,11 @@ def full() -> None:
 
 
 if __name__ == "__main__":
-    commands: dict[str, Callable[..., None]] = {"many": many, "fork": fork, "last": last, "full": full}
+    commands: dict[str, Callable[..., None]] = {
+        "many": many,
+        "fork": fork,
+        "scan": scan,
+        "last": last,
+        "full": full,
+    }
     commands[sys.argv[1]](*sys.argv[2:])

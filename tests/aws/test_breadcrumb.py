@@ -8,6 +8,7 @@ import math
 import mmap
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -24,7 +25,7 @@ import pytest
 import deadline
 from deadline import aws, step
 from deadline.aws import _armed, _breadcrumb
-from deadline.aws._armed import PAGE, Armed, Trace, read
+from deadline.aws._armed import PAGE, SEAL, Armed, Trace, read
 from deadline.aws._breadcrumb import FOLDER, Breadcrumb, Death
 from deadline.aws._stack_timer import AHEAD, StackTimer
 from deadline.testing import Emulator, FakeContext
@@ -77,6 +78,10 @@ def put(folder: Path, content: bytes, name: str = "01234567-1-01234567") -> Path
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / name
     path.write_bytes(content)
+    if len(content) >= PAGE:
+        with path.open("r+b") as file:
+            file.seek(SEAL.start)
+            file.write(_breadcrumb.seal(name, path.stat()))
     return path
 
 
@@ -141,9 +146,23 @@ def test_any_name_fits(name: Any) -> None:
 
 
 def test_an_event_that_does_not_fit_is_cut() -> None:
-    """Its beginning stays."""
+    """Its beginning stays, and that it is one: what is left may be JSON, too."""
     made = armed(event=b"1" * 1000)
-    assert trace(made).event == "1" * 64
+    assert (trace(made).event, trace(made).event_cut) == ("1" * 64, True)
+    made = armed(event=b"1" * 64)
+    assert (trace(made).event, trace(made).event_cut) == ("1" * 64, False)
+    cut = Death(trace(armed(event=b"1" * 65)), 10.0).message()
+    assert (cut["event"], cut["cut"]) == ("1" * 64, ["event"])
+
+
+def test_what_a_terminal_obeys_is_taken_out() -> None:
+    """Names are one line of plain text, the stack is several."""
+    made = armed()
+    made.arm(("r\n[ERROR] no\x1b[31m", "orders\u202e", "7\x9b"))
+    found = read(bytes(made.memory) + b"in f\n\x1b]0;title\x07\x1b[2Jin\tg\r")
+    assert found is not None
+    assert found[:3] == ("r[ERROR] no", "orders", "7")
+    assert found.stack == "in f\n]0;titlein\tg"
 
 
 async def test_the_last_step_is_seen() -> None:
@@ -289,6 +308,75 @@ def test_what_is_no_breadcrumb_costs_nothing(
     assert {entry.levelname for entry in caplog.records} == {"DEBUG"}
 
 
+@pytest.mark.parametrize("how", ["unsealed", "another's key", "a copy"])
+def test_a_record_that_nobody_here_has_made_is_not_told(
+    how: str,
+    folder: Path,
+    fresh: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who can only write a file below the temporary folder sends no notice. How many there were is logged."""
+    monkeypatch.setenv("AWS_LAMBDA_LOG_STREAM_NAME", "another's")
+    path = put(folder, record())
+    if how != "another's key":
+        monkeypatch.setenv("AWS_LAMBDA_LOG_STREAM_NAME", "2026/12/01/[$LATEST]0123456789abcdef")
+        path = put(folder, record())
+    if how == "unsealed":
+        path.write_bytes(record())
+    elif how == "a copy":
+        content = path.read_bytes()
+        path.rename(folder / "original")
+        path.write_bytes(content)
+    else:
+        monkeypatch.setenv("AWS_LAMBDA_LOG_STREAM_NAME", "ours")
+    breadcrumb = Breadcrumb("orders", file=True, event=False)
+    breadcrumb.run(lambda *_: None, {}, FakeContext())
+    assert breadcrumb.untold() == []
+    assert "aws.died" not in caplog.text
+    assert not path.exists()
+    assert "1 breadcrumbs that no process of this environment has made are removed" in caplog.text
+
+
+def test_reading_is_bounded(folder: Path, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One page of each file, and the contents of the last 16, within a limit; whatever their size is."""
+    read_now: list[int] = []
+    pread = os.pread
+
+    def counted(file: int, length: int, offset: int) -> bytes:
+        content = pread(file, length, offset)
+        read_now.append(len(content))
+        return content
+
+    for number in range(100):
+        path = put(folder, record((f"r-{number}", "orders", "7")), f"01234567-{number}-01234567")
+        os.truncate(path, 8 * 1024 * 1024)
+    monkeypatch.setattr(os, "pread", counted)
+    found = [one.trace.request_id for one in _breadcrumb.look_around(PAGE)]
+    assert found == [f"r-{number}" for number in range(99, 83, -1)]
+    assert read_now[:100] == [PAGE] * 100
+    assert len(read_now) == 116
+    assert sum(read_now[100:]) == _breadcrumb.MOST_READ_AT_ONCE
+
+
+def test_a_file_that_was_removed_is_made_anew(folder: Path, fresh: None) -> None:
+    """At the next invocation, with the stack's timer, and without keeping what was open before."""
+    breadcrumb = Breadcrumb("orders", file=True, event=True)
+    open_files = []
+    for number in range(5):
+        breadcrumb.run(lambda *_: shutil.rmtree(folder), {"order": number}, FakeContext())
+        open_files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
+
+    def look(event: object, context: object) -> Trace | None:
+        (path,) = crumbs(folder)
+        return read(path.read_bytes())
+
+    found = breadcrumb.run(look, {"order": 9}, FakeContext(10.0))
+    assert found.event == '{"order": 9}'
+    assert found.stack_at < math.inf
+    assert len({*open_files}) == 1
+
+
 def test_old_and_many_deaths_are_removed(
     folder: Path, fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -355,7 +443,6 @@ def test_a_process_has_one_file_for_all_invocations(folder: Path, fresh: None) -
         (path,) = crumbs(folder)
         found.append(read(path.read_bytes()))
 
-    # Reading the own file releases its lock, which nobody asks for here.
     breadcrumb.run(look, {"order": 1}, FakeContext(10.0))
     breadcrumb.run(lambda *_: Breadcrumb("inner", file=True, event=False).run(look, {}, None), {}, None)
     with pytest.raises(LookupError):
@@ -520,6 +607,17 @@ def test_who_lives_is_not_told_of(folder: Path) -> None:
     with start("fork", stdin=subprocess.PIPE) as main:
         assert main.stdout is not None
         assert main.stdout.readline() == "forked\n"
+        assert said(start("last")) == []
+        main.kill()
+    assert said(start("last")) == ["main"]
+
+
+@pytest.mark.slow
+def test_a_scan_of_the_folder_ends_nobody(folder: Path) -> None:
+    """The one who opens and closes every file, its own too, is not told of; it is when it is killed."""
+    with start("scan", stdin=subprocess.PIPE) as main:
+        assert main.stdout is not None
+        assert main.stdout.readline() == "scanned\n"
         assert said(start("last")) == []
         main.kill()
     assert said(start("last")) == ["main"]

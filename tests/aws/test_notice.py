@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from moto.core.config import default_user_config
 
 from deadline import DeadlineExceeded, Event, aws
 from deadline.aws._helper import Helper
-from deadline.aws._message import PRIVATE, message, sealed
+from deadline.aws._kept_client import KeptClient
+from deadline.aws._message import LEFT_OUT, PRIVATE, message, sealed
 from deadline.testing import FakeContext
 
 if TYPE_CHECKING:
@@ -97,11 +99,15 @@ def test_any_other_target_is_refused(target: str) -> None:
 
 
 def test_a_fifo_queue_gets_its_group() -> None:
-    """One for each function; the request id tells what is the same."""
-    request = aws.Notice.to(f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/lost.fifo").request(
-        {"function": "orders", "request_id": "r-1"}
-    )
-    assert (request["MessageGroupId"], request["MessageDeduplicationId"]) == ("orders", "r-1")
+    """One for each function; the same message is the same. A retry has its request id, and is another one."""
+    notice = aws.Notice.to(f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/lost.fifo")
+    first = said(None)
+    died, retry = first | {"reason": "died"}, said(None)
+    assert notice.request(first)["MessageGroupId"] == "orders"
+    ids = [notice.request(one)["MessageDeduplicationId"] for one in (first, first, died, retry)]
+    assert ids[0] == ids[1]
+    assert len({*ids}) == 3
+    assert all(one.startswith("r-1-") and len(one) <= 128 for one in ids)
 
 
 def test_any_operation_can_be_a_notice() -> None:
@@ -169,7 +175,7 @@ def test_what_else_is_too_long_is_cut_after_the_event() -> None:
 
 
 def test_redact_comes_before_the_cut() -> None:
-    """It sees the event whole, and works on a copy."""
+    """It sees the event whole, and works on a copy; what still does not fit is left out, and that is said."""
     event = {"card": "4111", "items": ["x"] * 10_000}
 
     def redact(said: dict[str, Any]) -> dict[str, Any]:
@@ -177,9 +183,27 @@ def test_redact_comes_before_the_cut() -> None:
         return said
 
     leaves = sealed(said(event), redact, 3_000, no_failure)
-    assert leaves["cut"] == ["event"]
-    assert leaves["event"].startswith('{"items": ["x"')
+    assert (leaves["cut"], leaves["event"]) == (["event"], None)
+    assert leaves["message"] == f"orders ran out of time{LEFT_OUT}"
     assert event["card"] == "4111"
+    assert sealed(said(event), redact, 100_000, no_failure)["event"] == {"items": ["x"] * 10_000}
+
+
+def test_redact_sees_no_part_of_an_event() -> None:
+    """Keys are not found in a text: of an event that was cut nothing leaves, and the message says so."""
+    seen: list[Any] = []
+
+    def redact(said: dict[str, Any]) -> dict[str, Any]:
+        seen.append(said["event"])
+        return said
+
+    kept = said('{"card": "4111', cut=["event"], message="m" * 500)
+    leaves = sealed(kept, redact, 100_000, no_failure)
+    assert (seen, leaves["event"], leaves["cut"]) == ([None], None, ["event"])
+    assert leaves["message"].endswith(LEFT_OUT)
+    assert len(leaves["message"]) == 500
+    assert sealed(kept, None, 100_000, no_failure)["event"] == '{"card": "4111'
+    assert sealed(kept, lambda _: {}, 100_000, no_failure)["cut"] == ["event"]
 
 
 @pytest.mark.parametrize(
@@ -311,6 +335,29 @@ async def test_a_notice_that_swallows_its_cut_is_left_behind(
     assert isinstance(await invoked(aws.handler(notice=tell, margin=2.0)(body)), Exception)
     assert loop.time() - started <= ends
     assert named(told, "aws.left_running")
+
+
+async def test_the_sdk_is_loaded_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an init phase the first notice loads it, when time is short; no response waits for that."""
+    loading, loaded = threading.Event(), threading.Event()
+
+    def load(_: object) -> None:
+        loading.set()
+        loaded.wait()
+        raise LookupError
+
+    monkeypatch.setattr(KeptClient, "_load", load)
+    function = aws.handler(notice=f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/lost", margin=1.0)(hang)
+
+    @function.on_exceeded
+    async def _(exceeded: object, event: Any, context: Any) -> str:
+        return "partial"
+
+    try:
+        assert await invoked(function, seconds=1.2) == "partial"
+        assert loading.is_set()
+    finally:
+        loaded.set()
 
 
 async def test_a_notice_that_fails_hides_nothing(told: list[Event]) -> None:
@@ -518,8 +565,8 @@ async def test_a_function_is_invoked(
 
 
 @pytest.mark.slow
-async def test_a_long_event_arrives_cut_and_redacted(services: Services) -> None:
-    """A queue would refuse it otherwise; what `redact` took out is in no part of it."""
+async def test_a_long_event_arrives_cut_or_redacted(services: Services) -> None:
+    """A queue would refuse it otherwise; with a `redact` nothing of it leaves."""
 
     def redact(said: dict[str, Any]) -> dict[str, Any]:
         del said["event"]["card"]
@@ -529,8 +576,11 @@ async def test_a_long_event_arrives_cut_and_redacted(services: Services) -> None
     await invoked(aws.handler(notice=services.queue, redact=redact, margin=4.0)(fail), event)
     (said,) = await services.received()
     assert said["cut"] == ["event"]
-    assert said["event"].startswith('{"items": [')
+    assert said["event"] is None
     assert "4111" not in json.dumps(said)
+    await invoked(aws.handler(notice=services.queue, margin=4.0)(fail), event)
+    (said,) = await services.received()
+    assert said["event"].startswith('{"card": "4111", "items": [')
 
 
 @pytest.mark.slow
