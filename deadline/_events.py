@@ -21,8 +21,8 @@ class Event(NamedTuple):
     Attributes:
         name: Dotted, thing first: `deadline.exceeded`, `aws.retry_refused`.
         level: How much it matters, as a `logging` level.
-        fields: Plain values (str, int, float, bool, None); times are seconds. A name or a path has at most 200
-            characters, any other text 1,000, and a text of several lines (a report, a stack) any number.
+        fields: Plain values (str, int, float, bool, None); times are seconds. A name or a path has at most
+            200 characters, any other text 1,000, and a text of several lines (a report) any number.
     """
 
     name: str
@@ -75,8 +75,8 @@ def _is_block(key: str, value: object) -> bool:
 def log_event(event: Event) -> None:
     """Write an event to the logger `deadline`; its fields stand in the record's `deadline` attribute.
 
-    Texts of several lines (a report, a traceback) stand in the message alone. Of what strangers can cause, one
-    line a second is written at most; the next one tells by `left_out` how many were left out before it.
+    Texts of several lines (a report, a traceback) stand in the message alone. Of what strangers can cause,
+    one line a second is written at most; the next one tells by `left_out` how many were left out before it.
     """
     if logger.isEnabledFor(event.level):
         if event.name in _BY_STRANGERS or event.fields.get("deadline") in _OF_REQUESTS:

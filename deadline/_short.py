@@ -14,3 +14,8 @@ LONGEST_FIELD: Final = 1_000
 def shortened(text: str, most: int = LONGEST) -> str:
     """The text itself, or its beginning and an ellipsis, `most` characters in all."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def quoted(name: str) -> str:
+    """A name as messages have it: in quotes, on one line, of at most `LONGEST` characters."""
+    return repr(shortened(name))

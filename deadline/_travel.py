@@ -6,9 +6,9 @@ there.
 
     Deadline-Remaining-Ms: 812
 
-The same name stands in the `custom` part of a Lambda client context. Only callers with the right to invoke the
-function can write there. Everybody can send a header, so a header is read only where it was asked for, and it
-never leaves less than `CALLER_AT_LEAST`.
+The same name stands in the `custom` part of a Lambda client context. Only callers with the right to invoke
+the function can write there. Everybody can send a header, so a header is read only where it was asked for,
+and it never leaves less than `CALLER_AT_LEAST`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def understood(value: object) -> float:
     parts = _JOINT.split(text) if isinstance(text, str) and len(text) <= LONGEST else [""]
     times = [int(part) / 1000 for part in parts if _is_time(part)]
     if len(times) < len(parts):
-        emit("deadline.travel_ignored", logging.DEBUG, value=shortened(repr(text if isinstance(text, str) else value), 60))
+        said = repr(text if isinstance(text, str) else value)
+        emit("deadline.travel_ignored", logging.DEBUG, value=shortened(said, 60))
     return min(times, default=math.inf)
 
 

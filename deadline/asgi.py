@@ -2,8 +2,8 @@
 
 No framework is imported. What the middleware does follows from when the time is up:
 
-- before the response has started, the application is cut and `on_exceeded`, or a plain 504, answers, also if the
-  application does not end: a thread, for example, which nothing interrupts;
+- before the response has started, the application is cut and `on_exceeded`, or a plain 504, answers, also if
+  the application does not end: a thread, for example, which nothing interrupts;
 - after that nothing honest can be said any more, and `DeadlineExceeded` leaves: the server then ends the
   connection without the mark that a whole response ends with, so that the client can tell;
 - a response that is complete stands, and so does its connection.
@@ -95,9 +95,10 @@ class DeadlineMiddleware:
             what is no such number is ignored. Default: none is read, because anybody can send one and so
             choose the instant of the cut.
         on_exceeded: An `async def (exceeded, scope)` that returns the response, an ASGI application: a
-            Starlette or FastAPI `Response` is one. It runs in the margin, or, if the loop was blocked until that was over, for as long
-            from then on; on Lambda never past its timeout. If it raises, or does not end in
-            time, 504 answers; a response that it returned and that has started is broken off instead.
+            Starlette or FastAPI `Response` is one. It runs in the margin, or, if the loop was blocked until
+            that was over, for as long from then on; on Lambda never past its timeout. If it raises, or does
+            not end in time, 504 answers; a response that it returned and that has started is broken off
+            instead.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 HEADER = b"deadline-remaining-ms"
-TOLD = {"header": "Deadline-Remaining-Ms"}
+TOLD: dict[str, Any] = {"header": "Deadline-Remaining-Ms"}
 """An application that believes its callers."""
 
 
@@ -348,7 +348,7 @@ async def deaf(virtual_clock: VirtualClock, until: float) -> None:
 
 
 async def test_an_application_that_does_not_end_is_answered_for(virtual_clock: VirtualClock) -> None:
-    """`on_exceeded` answers after a quarter of the margin, and what the application sends later is dropped."""
+    """`on_exceeded` answers after a quarter of the margin; what the application sends later is dropped."""
     said: list[Any] = []
 
     async def on_exceeded(exceeded: DeadlineExceeded, scope: Any) -> Any:
@@ -399,7 +399,7 @@ async def test_an_open_section_keeps_its_time_and_its_answer(virtual_clock: Virt
     assert virtual_clock.time() == pytest.approx(7.9)  # cut as soon as the section was left
 
 
-async def test_on_exceeded_has_its_time_after_a_loop_that_was_blocked(virtual_clock: VirtualClock) -> None:
+async def test_on_exceeded_has_its_time_after_a_blocked_loop(virtual_clock: VirtualClock) -> None:
     """The server still waits: as long as the margin, from when the loop is free."""
     left: list[float] = []
 
@@ -419,9 +419,9 @@ async def test_on_exceeded_has_its_time_after_a_loop_that_was_blocked(virtual_cl
 async def test_a_flood_of_requests_writes_a_line_a_second(
     virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each kind, at whatever level; the next line says how many were left out; subscribers hear of each."""
+    """Of each kind, at any level; the next line says how many were left out; subscribers hear of each."""
     monkeypatch.setattr(_events, "_logged", {})
-    monkeypatch.setattr(_events.time, "monotonic", virtual_clock.time)
+    monkeypatch.setattr(time, "monotonic", virtual_clock.time)
     app = DeadlineMiddleware(sleeping(60), budget=5.0, margin=0, **TOLD)
     heard: list[str] = []
     with caplog.at_level(logging.DEBUG, "deadline"), contextlib.ExitStack() as stack:

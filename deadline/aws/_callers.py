@@ -73,9 +73,7 @@ def caller(event: object) -> Caller | None:
     return next((one for one in callers if _safely(one.matches, event)), None)
 
 
-def caller_left(
-    event: object, *, limit: float | timedelta | None = None, header: str | None = None
-) -> float:
+def caller_left(event: object, *, limit: float | timedelta | None = None, header: str | None = None) -> float:
     """Seconds until whoever sent `event` gives up waiting for the answer; `inf` if nobody is known to wait.
 
     It is the limit of the event's source. Write `deadline(context, caller_limit=aws.caller_left(event))` where

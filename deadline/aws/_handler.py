@@ -329,10 +329,10 @@ def handler(
             warn by the event `aws.interrupted`.
         caller_limit: Until when whoever waits must have its answer. `"auto"`: as `aws.callers` knows of the
             event's source, and as that caller itself says in Lambda's client context (an installed client's
-            `Invoke`), for which it needs the right to invoke the function. Seconds, where the source's limit is another one; they count from
-            the request's own start, if the event tells it, otherwise from entry. `None`: Lambda's alone.
-            The work is cut, and `on_exceeded` answers, before that; undoing and notices keep their time until
-            Lambda's timeout.
+            `Invoke`), for which it needs the right to invoke the function. Seconds, where the source's limit
+            is another one; they count from the request's own start, if the event tells it, otherwise from
+            entry. `None`: Lambda's alone. The work is cut, and `on_exceeded` answers, before that; undoing
+            and notices keep their time until Lambda's timeout.
         header: The request header in which callers behind API Gateway, a function URL or a load balancer tell
             how long they wait (`deadline_header` sends `"deadline-remaining-ms"`). It can only shorten, to no
             less than 0.25 s. Default: none is read, because anybody can send one and so choose the instant

@@ -9,6 +9,7 @@ import bisect
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from deadline._short import shortened
 from deadline.aws._failure import full_traceback, told
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def message(request_id: str | None, function: str, version: str | None, event: A
     return {
         "version": VERSION,
         "reason": "deadline_exceeded",
-        "message": f"{function} ran out of time",
+        "message": f"{shortened(function)} ran out of time",
         "request_id": request_id,
         "function": function,
         "function_version": version,

@@ -169,7 +169,7 @@ def test_a_header_is_checked(header: Any) -> None:
 
 def test_a_trace_id_is_looked_at_in_its_beginning() -> None:
     """What stands behind a thousand characters is no start."""
-    trace = "Self=1-%08x-b" % int(time.time() - 20)
+    trace = f"Self=1-{int(time.time() - 20):08x}-b"
     event = {"requestContext": {"elb": {"targetGroupArn": "x"}}, "headers": {"x-amzn-trace-id": trace}}
     assert aws.caller_left(event) == pytest.approx(40.0, abs=2.0)
     event["headers"] = {"x-amzn-trace-id": ";" * 1000 + trace}
