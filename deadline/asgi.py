@@ -59,11 +59,12 @@ class _Response:
         timer: What will look whether that is needed.
     """
 
+    timer: asyncio.TimerHandle
+
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = self.whole = False
         self.instead: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, message: Message) -> None:
         if self.instead is not None:
@@ -138,12 +139,13 @@ class DeadlineMiddleware:
                     await self._app(scope, receive, response)
                     return
                 at = max(dl.answering().unwinding, dl.soft + RESPONSE_AT_LEAST)
-                outside.run(self._stand_in_at, at, dl, scope, receive, response, send)
+                response.timer = asyncio.get_running_loop().call_at(
+                    at, self._stand_in, dl, scope, receive, response, send, context=outside
+                )
                 try:
                     await self._app(scope, receive, response)
                 finally:
-                    if response.timer is not None:
-                        response.timer.cancel()
+                    response.timer.cancel()
         except Exception as error:
             exceeded = says_time_is_up(error, lambda exceeded: exceeded.deadline is dl)
             if exceeded is None:
@@ -160,10 +162,6 @@ class DeadlineMiddleware:
             if response.instead is not None:
                 await response.instead
 
-    def _stand_in_at(self, at: float, dl: Deadline, *connection: Any) -> None:
-        response: _Response = connection[2]
-        response.timer = asyncio.get_running_loop().call_at(at, self._stand_in, dl, *connection)
-
     def _stand_in(
         self, dl: Deadline, scope: Scope, receive: Receive, response: _Response, send: Send
     ) -> None:
@@ -171,7 +169,9 @@ class DeadlineMiddleware:
         ends = dl.answering()
         undone = (ends.section + ends.undo) / 2  # an undo that is quick is told as done
         if dl.unheld_soft < dl.soft and dl.now() < undone:
-            self._stand_in_at(undone, dl, scope, receive, response, send)
+            response.timer = asyncio.get_running_loop().call_at(
+                undone, self._stand_in, dl, scope, receive, response, send
+            )
         elif not response.started:
             exceeded = dl.account()
             _tell(exceeded, scope, response)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deadline import (
+    Deadline,
     DeadlineExceeded,
     InsufficientTime,
     _events,
@@ -379,6 +380,29 @@ async def test_an_application_that_ends_while_it_is_answered_for(virtual_clock: 
     assert virtual_clock.time() == pytest.approx(3.825)
 
 
+async def test_an_answer_beside_that_cannot_begin_is_given_at_the_end(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the callback raises goes to the loop's exception handler; the request is answered when it ends."""
+    told: list[Any] = []
+
+    def fails(self: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Deadline, "account", fails)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+
+    async def late() -> None:
+        await deaf(virtual_clock, 3.8)
+        await asyncio.sleep(60)
+
+    sent = await serve(DeadlineMiddleware(app_that(late), budget=4.0), request())
+    assert sent.status == 504
+    assert virtual_clock.time() == 3.8
+    assert [type(error) for error in told] == [MemoryError]
+    assert (await serve(DeadlineMiddleware(sleeping(60), budget=1.0), request())).status == 504
+
+
 async def test_an_open_section_keeps_its_time_and_its_answer(virtual_clock: VirtualClock) -> None:
     """It may last for half of the margin, and is not answered for before its undo had a chance."""
 
@@ -558,10 +582,10 @@ async def test_under_mangum_lambdas_context_is_the_hard_end(virtual_clock: Virtu
         seen.append((dl.answer_by, dl.hard))
 
     app = DeadlineMiddleware(app_that(look))
+    scope = {"aws.context": FakeContext(60.0)}
+    await serve(app, request(**scope))  # which also imports what is needed
     epoch = int((time.time() - 9) * 1000)
     event = {"httpMethod": "GET", "requestContext": {"stage": "prod", "requestTimeEpoch": epoch}}
-    scope = {"aws.context": FakeContext(60.0)}
-    await serve(app, request(**scope))
     await serve(app, request(**scope, **{"aws.event": event}))
     await serve(app, request(**{"aws.context": {}, "aws.event": {}}))
     assert seen == [
