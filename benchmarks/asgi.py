@@ -67,7 +67,7 @@ async def _send(message: Any) -> None:
     pass
 
 
-_OURS = DeadlineMiddleware(_app, budget=5.0)
+_OURS = DeadlineMiddleware(_app, budget=5.0, header="deadline-remaining-ms")
 APPS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     OURS: (_OURS, _HEADERS),
     WITH_HEADER: (_OURS, [*_HEADERS, _TOLD]),

@@ -33,6 +33,7 @@ from deadline._elapsed import Elapsed
 from deadline._errors import BreakerOpen
 from deadline._events import emit
 from deadline._scope import DISABLED, current
+from deadline._short import quoted
 from deadline._verdict import is_failure, verdict
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class Breaker:
         return self._state
 
     def __repr__(self) -> str:
-        return f"<Breaker {self.name!r} {self._state}>"
+        return f"<Breaker {quoted(self.name)} {self._state}>"
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Have every call of an `async def` go through this breaker: `@breaker` above it.
@@ -190,7 +191,8 @@ class Breaker:
         """
         if not inspect.iscoroutinefunction(function):
             raise TypeError(
-                f"breaker {self.name!r}: expected an `async def`, got {function!r}; for anything else write "
+                f"breaker {quoted(self.name)}: expected an `async def`, got {function!r}; "
+                "for anything else write "
                 "`with breaker:` around the work itself"
             )
 
@@ -333,7 +335,7 @@ class BreakerReport(NamedTuple):
     def __str__(self) -> str:
         changes = "".join(f", {state} at {at:.3f}" for state, at in self.changes)
         refused = f", {self.refused} refused" if self.refused else ""
-        return f"breaker {self.name!r} is {self.state}{refused}{changes}"
+        return f"breaker {quoted(self.name)} is {self.state}{refused}{changes}"
 
 
 # --- how it goes ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._interrupt import Interrupted
+from deadline._short import quoted
 
 if TYPE_CHECKING:
     from deadline._scope import Deadline
@@ -70,7 +71,7 @@ def said(
         margin: Seconds that were kept back.
         where: What was cut, in words that follow a text; `None`: the block did not begin.
     """
-    called = f"deadline {name!r}" if name else "deadline"
+    called = f"deadline {quoted(name)}" if name else "deadline"
     kept = f" with a margin of {margin:.3f} s" if margin else ""
     if answer_by < hard:
         kept = f" for a caller that waits {answer_by - entered:.3f} s"

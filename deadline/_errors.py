@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from deadline._report import Report
+from deadline._short import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,4 +126,4 @@ class BreakerOpen(Exception):
         when = (
             f"open for another {self.retry_in:.3f} s" if self.retry_in else "half open, and its probe is out"
         )
-        return f"breaker {self.breaker!r} is {when}: the call was not made"
+        return f"breaker {quoted(self.breaker)} is {when}: the call was not made"

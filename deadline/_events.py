@@ -6,9 +6,12 @@ Logging, metrics and tracing are all subscribers; logging is the one that is the
 import contextlib
 import inspect
 import logging
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
+
+from deadline._short import LONGEST, LONGEST_FIELD, shortened
 
 logger = logging.getLogger("deadline")
 
@@ -19,7 +22,8 @@ class Event(NamedTuple):
     Attributes:
         name: Dotted, thing first: `deadline.exceeded`, `aws.retry_refused`.
         level: How much it matters, as a `logging` level.
-        fields: Plain values (str, int, float, bool, None); times are seconds.
+        fields: Plain values (str, int, float, bool, None); times are seconds. A name or a path has at most
+            200 characters, any other text 1,000, and a text of several lines (a report) any number.
     """
 
     name: str
@@ -39,6 +43,26 @@ Subscriber: TypeAlias = Callable[[Event], object]
 
 _BLOCKS: Final = frozenset({"report", "stack", "traceback"})
 
+_NAMES: Final = frozenset(
+    {"breaker", "call", "deadline", "function", "method", "path", "request_id", "section", "step", "value"}
+)
+
+REQUEST: Final = "request"
+"""What the deadline of a web application's request is called."""
+REQUEST_GRACE: Final = "request grace"
+"""And the one of its answer when the time was up."""
+
+_BY_STRANGERS: Final = frozenset({"asgi.exceeded", "asgi.mitigation_failed", "deadline.travel_ignored"})
+"""Events that a client of a web application can cause as often as it likes, beside those of `REQUEST`."""
+
+_OF_REQUESTS: Final = (REQUEST, REQUEST_GRACE)
+
+LOG_EVERY: Final = 1.0
+"""Seconds from one log line of such a kind to the next."""
+
+_logged: dict[str, tuple[float, int]] = {}
+"""When a kind was last logged, on the monotonic clock, and how often it was left out since then."""
+
 
 def _short(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else repr(value)
@@ -52,11 +76,28 @@ def _is_block(key: str, value: object) -> bool:
 def log_event(event: Event) -> None:
     """Write an event to the logger `deadline`; its fields stand in the record's `deadline` attribute.
 
-    Texts of several lines (a report, a traceback) stand in the message alone.
+    Texts of several lines (a report, a traceback) stand in the message alone. Of what strangers can cause,
+    one line a second is written at most; the next one tells by `left_out` how many were left out before it.
     """
     if logger.isEnabledFor(event.level):
+        if event.name in _BY_STRANGERS or event.fields.get("deadline") in _OF_REQUESTS:
+            left_out = _left_out(event.name, time.monotonic())
+            if left_out is None:
+                return
+            if left_out:
+                event = event._replace(fields={**event.fields, "left_out": left_out})
         plain = {key: value for key, value in event.fields.items() if not _is_block(key, value)}
         logger.log(event.level, "%s", event, extra={"deadline": {"event": event.name, **plain}})
+
+
+def _left_out(kind: str, now: float) -> int | None:
+    """How many lines of a kind were left out before the one that may be written now; `None`: not now."""
+    last, left_out = _logged.get(kind, (-LOG_EVERY, 0))
+    if now - last < LOG_EVERY:
+        _logged[kind] = last, left_out + 1
+        return None
+    _logged[kind] = now, 0
+    return left_out
 
 
 _subscribers: tuple[Subscriber, ...] = (log_event,)
@@ -91,7 +132,7 @@ def emit(name: str, level: int, /, **fields: Any) -> None:
     """Tell every subscriber; raises nothing but SystemExit and KeyboardInterrupt."""
     if len(_subscribers) == 1 and not logger.isEnabledFor(level):
         return  # there is the log alone, and it does not want it
-    event = Event(name, level, fields)
+    event = Event(name, level, {key: _bounded(key, value) for key, value in fields.items()})
     for subscriber in _subscribers:
         try:
             subscriber(event)
@@ -108,3 +149,9 @@ def shown(value: object) -> str:
         return str.__str__(repr(value))
     except Exception:  # noqa: BLE001  # it is anybody's code
         return f"<{type(value).__name__}, whose repr raises>"
+
+
+def _bounded(key: str, value: Any) -> Any:
+    if not isinstance(value, str) or key in _BLOCKS:
+        return value
+    return shortened(str.__str__(value), LONGEST if key in _NAMES else LONGEST_FIELD)

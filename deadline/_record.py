@@ -15,6 +15,7 @@ import anyio
 
 from deadline._events import logger, shown
 from deadline._report import Report, new_steps
+from deadline._short import quoted
 from deadline._sighting import Sighting, locate
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Record:
         blocked = self.blocked_in()
         return "".join(
             [
-                f", cut in step {cut!r}" if cut else "",
+                f", cut in step {quoted(cut)}" if cut else "",
                 f", awaiting {call}" if call else "",
                 f", blocked in {blocked}" if blocked else "",
             ]

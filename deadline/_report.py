@@ -13,6 +13,8 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
+from deadline._short import quoted, shortened
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -38,7 +40,7 @@ class Await(NamedTuple):
     line: int
 
     def __str__(self) -> str:
-        return f"{self.function} ({short_path(self.file)}:{self.line})"
+        return f"{shortened(self.function)} ({short_path(self.file)}:{self.line})"
 
 
 class CallReport(NamedTuple):
@@ -134,7 +136,7 @@ class EffectReport(NamedTuple):
         return self.fate == "undone" and self.unanswered
 
     def __str__(self) -> str:
-        return f"{self.name} {self.fate}{' (may still land)' if self.may_land else ''}"
+        return f"{shortened(self.name)} {self.fate}{' (may still land)' if self.may_land else ''}"
 
 
 class SectionReport(NamedTuple):
@@ -163,7 +165,7 @@ class SectionReport(NamedTuple):
 
     def __str__(self) -> str:
         steps = ", ".join(map(str, self.steps))
-        return f"critical section {self.name!r} {self.status}" + (f": {steps}" if steps else "")
+        return f"critical section {quoted(self.name)} {self.status}" + (f": {steps}" if steps else "")
 
 
 class Report(NamedTuple):
@@ -245,7 +247,7 @@ def _plain(value: Any) -> Any:
 
 
 def _render(report: Report, width: int) -> Iterator[str]:
-    name = f"deadline {report.name!r}" if report.name else "deadline"
+    name = f"deadline {quoted(report.name)}" if report.name else "deadline"
     margin = f", margin {report.margin:.3f} s" if 0 < report.margin < math.inf else ""
     times = f" exceeded: {report.allowed:.3f} s allowed{margin}, left after {report.elapsed:.3f} s"
     if report.allowed <= 0:
@@ -310,14 +312,19 @@ def _render_steps(report: Report, width: int) -> Iterator[str]:
     starts = max(8, *(len(f"{step.started:.3f}") for step in report.steps))
     lengths = max(7, *(len(f"{step.seconds:.3f}") for step in report.steps))
     bars = max(1, width - names - starts - lengths - 15)
-    total = max(report.elapsed, *(step.started + step.seconds for step in report.steps), 1e-9)
+    total = max(_drawn(report.elapsed), *(_drawn(s.started) + _drawn(s.seconds) for s in report.steps), 1e-9)
     for step in report.steps:
-        begin = min(bars - 1, max(0, round(bars * step.started / total)))
-        length = max(1, min(bars - begin, round(bars * step.seconds / total)))
+        begin = min(bars - 1, round(bars * (_drawn(step.started) / total)))
+        length = max(1, min(bars - begin, round(bars * (_drawn(step.seconds) / total))))
         bar = "." * begin + "#" * length + "." * (bars - begin - length)
         name = _fit(step.name, names)
         times = f"{step.started:{starts}.3f} {bar} {step.seconds:{lengths}.3f} s"
         yield _fit(f"  {name:<{names}} {step.status:<7} {times}", width)
+
+
+def _drawn(seconds: float) -> float:
+    """A length that can be drawn: a report that was made by hand may hold NaN."""
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 def _fit(text: str, width: int) -> str:

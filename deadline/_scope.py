@@ -38,6 +38,7 @@ from deadline._events import emit, shown
 from deadline._interrupt import alarm
 from deadline._margin import shares
 from deadline._record import Record
+from deadline._short import quoted
 from deadline._sighting import context_of, left_running, running_inside
 from deadline._timer import Clock, PlainClock, clock_of, plain_clock
 
@@ -262,7 +263,7 @@ class Deadline:
             around = around._parent
 
     def __repr__(self) -> str:
-        name = f" {self.name!r}" if self.name else ""
+        name = f" {quoted(self.name)}" if self.name else ""
         if self._state in {"new", "disabled"}:
             return f"<Deadline{name} {'not entered' if self._state == 'new' else 'disabled'}>"
         margin = f", margin {self.margin:.3f} s" if self.margin else ""
@@ -634,9 +635,10 @@ class Deadline:
         if isinstance(exc, GeneratorExit):
             return False
         raise RuntimeError(
-            f"{self!r}: entered in task {self._task.get_name()!r} and left in "
-            f"{task.get_name() if task else 'none'!r}; one task must do both, and a generator or an async "
-            "fixture that holds a deadline over a `yield` is left by another: enter it at the work itself"
+            f"{self!r}: entered in task {quoted(self._task.get_name())} and left in "
+            f"{quoted(task.get_name() if task else 'none')}; one task must do both, and a generator or an "
+            "async fixture that holds a deadline over a `yield` is left by another: enter it at the work "
+            "itself"
         )
 
     def _stands(self, now: float) -> None:
@@ -721,7 +723,7 @@ class Deadline:
         for around in self._around():
             if around.soft <= least.soft + TIE:
                 least = around
-        name = f" of deadline {least.name!r}" if least.name else ""
+        name = f" of deadline {quoted(least.name)}" if least.name else ""
         error = InsufficientTime(f"{message}: {least.remaining():.3f} s left{name}")
         least._filled(error, self._clock.now())
         return error

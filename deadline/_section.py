@@ -29,6 +29,7 @@ from deadline._events import emit, shown
 from deadline._interrupt import Interrupted
 from deadline._report import EffectReport, SectionReport, Step
 from deadline._scope import Deadline, current, without_deadline
+from deadline._short import quoted
 from deadline._unwinding import to_the_end
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class NamedStep:
     def __enter__(self) -> None:
         if self._entered:
             raise RuntimeError(
-                f"step {self._name!r}: a step is entered once; call step(...) again for another"
+                f"step {quoted(self._name)}: a step is entered once; call step(...) again for another"
             )
         self._entered = True
         dl = current()
@@ -212,7 +213,8 @@ class Section:
     async def __aenter__(self) -> Self:
         if self._status != "new":
             raise RuntimeError(
-                f"critical section {self.name!r}: it is entered once; call critical(...) again for another"
+                f"critical section {quoted(self.name)}: it is entered once; "
+                "call critical(...) again for another"
             )
         dl = current()
         if dl is not None:
@@ -224,7 +226,7 @@ class Section:
                     "deadline.section_refused", logging.INFO, section=self.name, left=left, needs=self._needs
                 )
                 raise dl.refusal(
-                    f"critical section {self.name!r} was not entered, it needs {self._needs:.3f} s"
+                    f"critical section {quoted(self.name)} was not entered, it needs {self._needs:.3f} s"
                 )
             self._held = dl.hold()
             dl.begin_section(lambda: self.report)
@@ -361,7 +363,8 @@ class SectionStep:
     async def __aenter__(self) -> None:
         if self._section._status != "open":  # noqa: SLF001  # one concept
             raise RuntimeError(
-                f"step {self.name!r}: critical section {self._section.name!r} is not open; enter its steps "
+                f"step {quoted(self.name)}: critical section {quoted(self._section.name)} is not open; "
+                "enter its steps "
                 "inside of its `async with`"
             )
         self._named.__enter__()

@@ -6,7 +6,9 @@ there.
 
     Deadline-Remaining-Ms: 812
 
-The same name stands in the `custom` part of a Lambda client context.
+The same name stands in the `custom` part of a Lambda client context. Only callers with the right to invoke
+the function can write there. Everybody can send a header, so a header is read only where it was asked for,
+and it never leaves less than `CALLER_AT_LEAST`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline._events import emit
+from deadline._margin import CALLER_AT_LEAST
 from deadline._scope import remaining
+from deadline._short import LONGEST, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 HEADER: Final = "deadline-remaining-ms"
 
 _JOINT: Final = re.compile(", *")
+
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What a header may be called, a token: RFC 9110, 5.6.2."""
 
 MOST: Final = 9
 """Digits, which are eleven days: nobody means more."""
@@ -46,8 +53,23 @@ def told(left: float) -> str | None:
     return text if _is_time(text) else None
 
 
+def checked_header(header: str | None) -> str | None:
+    """The header's name in lower case; `None` if none is to be read.
+
+    Raises:
+        TypeError, ValueError: No header can be called that.
+    """
+    if header is None:
+        return None
+    if not isinstance(header, str) or _NAME.fullmatch(header) is None:
+        raise (ValueError if isinstance(header, str) else TypeError)(
+            f"header: expected a header's name such as {HEADER!r}, or None, got {header!r}"
+        )
+    return header.lower()
+
+
 def received(carrier: Mapping[str, Any] | None) -> float:
-    """Seconds until the caller gives up, from headers or the like, in any case; `inf` if it is mute.
+    """Seconds until the caller gives up, from a client context's `custom` part; `inf` if it is mute.
 
     Malformed and absurd values are ignored, with a debug event.
     """
@@ -55,18 +77,25 @@ def received(carrier: Mapping[str, Any] | None) -> float:
     return min((understood(value) for name, value in said if str(name).lower() == HEADER), default=math.inf)
 
 
+def claimed(value: object) -> float:
+    """The same from the value of a header, which anybody can send: at least `CALLER_AT_LEAST` seconds."""
+    return max(CALLER_AT_LEAST, understood(value))
+
+
 def understood(value: object) -> float:
     """Seconds from what has travelled, the smallest if it came twice; `inf` if it is no such thing.
 
-    Headers of one name may be joined by commas on their way: RFC 9110, 5.3.
+    Headers of one name may be joined by commas on their way: RFC 9110, 5.3. A text of more than `LONGEST`
+    characters is not looked at.
     """
-    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    text = value[: LONGEST + 1].decode("latin-1") if isinstance(value, bytes) else value
     if type(text) is int:
         text = str(text) if 0 < text < 10**MOST else ""
-    parts = _JOINT.split(text) if isinstance(text, str) else [""]
+    parts = _JOINT.split(text) if isinstance(text, str) and len(text) <= LONGEST else [""]
     times = [int(part) / 1000 for part in parts if _is_time(part)]
     if len(times) < len(parts):
-        emit("deadline.travel_ignored", logging.DEBUG, value=repr(value)[:60])
+        said = repr(text if isinstance(text, str) else value)
+        emit("deadline.travel_ignored", logging.DEBUG, value=shortened(said, 60))
     return min(times, default=math.inf)
 
 

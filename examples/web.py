@@ -1,7 +1,7 @@
 """A FastAPI application whose requests end in time: `uvicorn web:app`, or `web.handler` as a Lambda function.
 
-`GET /orders/1?seconds=60` has a slow dependency. It is answered before the request's budget is over, before
-its caller gives up (`Deadline-Remaining-Ms: 800`), and, on Lambda, before the function is killed.
+`GET /orders/1?seconds=60` has a slow dependency. It is answered before the request's budget is over and, on
+Lambda, before API Gateway gives up and before the function is killed.
 """
 
 from __future__ import annotations

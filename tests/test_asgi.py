@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from deadline import (
+    Deadline,
     DeadlineExceeded,
     InsufficientTime,
+    _events,
+    critical,
     current,
     deadline,
     deadline_header,
@@ -26,6 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from deadline.testing import VirtualClock
+
+
+HEADER = b"deadline-remaining-ms"
+TOLD: dict[str, Any] = {"header": "Deadline-Remaining-Ms"}
+"""An application that believes its callers."""
 
 
 def request(*headers: tuple[bytes, bytes], **more: Any) -> dict[str, Any]:
@@ -97,13 +106,16 @@ async def test_a_request_that_takes_too_long_is_answered_504(virtual_clock: Virt
         ({"budget": 1.0}, (), 0.75),
         ({"budget": 5.0, "margin": 1.0}, (), 4.0),
         ({"budget": 5.0, "margin": 0}, (), 5.0),
-        ({}, ((b"deadline-remaining-ms", b"1000"),), 0.75),
-        ({"budget": 5.0}, ((b"deadline-remaining-ms", b"1000"),), 0.75),
-        ({"budget": 0.4}, ((b"deadline-remaining-ms", b"1000"),), 0.3),
-        ({"budget": 5.0, "margin": 3.0}, ((b"deadline-remaining-ms", b"1000"),), 0.5),
+        (TOLD, ((HEADER, b"1000"),), 0.75),
+        ({"budget": 5.0, **TOLD}, ((HEADER, b"1000"),), 0.75),
+        ({"budget": 0.4, **TOLD}, ((HEADER, b"1000"),), 0.3),
+        ({"budget": 5.0, "margin": 3.0, **TOLD}, ((HEADER, b"1000"),), 0.5),
         ({"budget": 5.0, "header": "X-Left"}, ((b"x-left", b"1000"),), 0.75),
-        ({"budget": 5.0, "header": None}, ((b"deadline-remaining-ms", b"1000"),), 4.5),
-        ({}, ((b"deadline-remaining-ms", b"9000"), (b"deadline-remaining-ms", b"1000")), 0.75),
+        (TOLD, ((HEADER, b"9000"), (HEADER, b"1000")), 0.75),
+        ({"budget": 5.0, "header": None}, ((HEADER, b"1000"),), 4.5),
+        ({"budget": 5.0}, ((HEADER, b"1000"),), 4.5),  # nobody asked for it
+        ({"budget": 5.0, "margin": 0, **TOLD}, ((HEADER, b"1"),), 0.25),  # the floor
+        ({"budget": 0.1, "margin": 0, **TOLD}, ((HEADER, b"1"),), 0.1),  # which is none for a budget
     ],
     ids=str,
 )
@@ -126,7 +138,7 @@ async def test_what_is_no_number_of_milliseconds_is_ignored(
     virtual_clock: VirtualClock, value: bytes
 ) -> None:
     """Malformed, absurd or hostile: as if it were not there."""
-    await serve(DeadlineMiddleware(sleeping(60), budget=5.0), request((b"deadline-remaining-ms", value)))
+    await serve(DeadlineMiddleware(sleeping(60), budget=5.0, **TOLD), request((HEADER, value)))
     assert virtual_clock.time() == 4.5
 
 
@@ -329,6 +341,157 @@ async def test_a_last_part_that_is_not_sent_makes_no_whole_response(virtual_cloc
         await DeadlineMiddleware(sleeping(1), budget=4.0)(request(), receive, full)
 
 
+async def deaf(virtual_clock: VirtualClock, until: float) -> None:
+    """Go on through every cancellation, as a worker thread does."""
+    while virtual_clock.time() < until:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(until - virtual_clock.time())
+
+
+async def test_an_application_that_does_not_end_is_answered_for(virtual_clock: VirtualClock) -> None:
+    """`on_exceeded` answers after a quarter of the margin; what the application sends later is dropped."""
+    said: list[Any] = []
+
+    async def on_exceeded(exceeded: DeadlineExceeded, scope: Any) -> Any:
+        said.append((virtual_clock.time(), exceeded.report.tasks[0].awaiting[-1].function))
+        return app_that(lambda: asyncio.sleep(0.1))
+
+    names: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(subscribe(lambda event: names.append(event.name)))
+        app = app_that(lambda: deaf(virtual_clock, 9.0))
+        sent = await serve(DeadlineMiddleware(app, budget=4.0, on_exceeded=on_exceeded), request())
+    assert said == [(3.625, "sleep")]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert virtual_clock.time() == 9.0  # the call ends with the application
+    assert names.count("asgi.exceeded") == 1
+
+
+async def test_an_application_that_ends_while_it_is_answered_for(virtual_clock: VirtualClock) -> None:
+    """The answer that has begun is finished, and there is one."""
+
+    async def on_exceeded(exceeded: DeadlineExceeded, scope: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return app_that(lambda: asyncio.sleep(0))
+
+    app = app_that(lambda: deaf(virtual_clock, 3.7))
+    sent = await serve(DeadlineMiddleware(app, budget=4.0, on_exceeded=on_exceeded), request())
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert virtual_clock.time() == pytest.approx(3.825)
+
+
+async def test_an_answer_beside_that_cannot_begin_is_given_at_the_end(
+    virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the callback raises goes to the loop's exception handler; the request is answered when it ends."""
+    told: list[Any] = []
+
+    def fails(self: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Deadline, "account", fails)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+
+    async def late() -> None:
+        await deaf(virtual_clock, 3.8)
+        await asyncio.sleep(60)
+
+    sent = await serve(DeadlineMiddleware(app_that(late), budget=4.0), request())
+    assert sent.status == 504
+    assert virtual_clock.time() == 3.8
+    assert [type(error) for error in told] == [MemoryError]
+    assert (await serve(DeadlineMiddleware(sleeping(60), budget=1.0), request())).status == 504
+
+
+async def test_an_open_section_keeps_its_time_and_its_answer(virtual_clock: VirtualClock) -> None:
+    """It may last for half of the margin, and is not answered for before its undo had a chance."""
+
+    async def order() -> None:
+        async with critical("order") as section, section.step("charge"):
+            await asyncio.sleep(4.2)
+
+    sent = await serve(DeadlineMiddleware(app_that(order), budget=5.0, margin=2.0), request())
+    assert sent.status == 504  # held until 4.0, and undone
+    assert virtual_clock.time() == 4.0
+
+    async def quick() -> None:
+        async with critical("order") as section, section.step("charge"):
+            await asyncio.sleep(3.9)
+
+    sent = await serve(DeadlineMiddleware(app_that(quick), budget=5.0, margin=2.0), request())
+    assert sent.status == 504
+    assert virtual_clock.time() == pytest.approx(7.9)  # cut as soon as the section was left
+
+
+async def test_on_exceeded_has_its_time_after_a_blocked_loop(virtual_clock: VirtualClock) -> None:
+    """The server still waits: as long as the margin, from when the loop is free."""
+    left: list[float] = []
+
+    async def on_exceeded(exceeded: DeadlineExceeded, scope: Any) -> Any:
+        left.append(remaining())
+        return app_that(lambda: asyncio.sleep(0))
+
+    async def block() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop._set_now(6.0)  # the clock moves on without a turn of the loop
+        await asyncio.sleep(1)
+
+    await serve(DeadlineMiddleware(app_that(block), budget=4.0, on_exceeded=on_exceeded), request())
+    assert left == [pytest.approx(0.475)]
+
+
+async def test_a_flood_of_requests_writes_a_line_a_second(
+    virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each kind, at any level; the next line says how many were left out; subscribers hear of each."""
+    monkeypatch.setattr(_events, "_logged", {})
+    monkeypatch.setattr(time, "monotonic", virtual_clock.time)
+    app = DeadlineMiddleware(sleeping(60), budget=5.0, margin=0, **TOLD)
+    heard: list[str] = []
+    with caplog.at_level(logging.DEBUG, "deadline"), contextlib.ExitStack() as stack:
+        stack.callback(subscribe(lambda event: heard.append(event.name)))
+        for _ in range(9):
+            await serve(app, request((HEADER, b"1"), (HEADER, b"nonsense")))
+    assert heard.count("asgi.exceeded") == heard.count("deadline.travel_ignored") == 9
+    lines = [record.getMessage().splitlines()[0] for record in caplog.records]
+    for kind in ("asgi.exceeded", "deadline.exceeded", "deadline.travel_ignored"):
+        mine = [line for line in lines if line.startswith(kind)]
+        assert len(mine) == 3, lines  # in 2.25 s
+        assert [line.rpartition("left_out=")[2] for line in mine[1:]] == ["3", "3"]
+
+
+async def test_a_path_of_any_length_is_a_short_line(
+    virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 characters of it, and nothing that moves a terminal's cursor."""
+    monkeypatch.setattr(_events, "_logged", {})
+    path = "/" + "x\n\x1b[31m" * 8000
+    await serve(DeadlineMiddleware(sleeping(60), budget=1.0), request(path=path))
+    (record,) = [one for one in caplog.records if one.getMessage().startswith("asgi.exceeded")]
+    assert len(record.__dict__["deadline"]["path"]) == 200
+    first = record.getMessage().splitlines()[0]
+    assert len(first) < 1000
+    assert "\x1b" not in record.getMessage()
+
+
+async def test_a_coupon_is_not_redeemed_twice_by_a_header(virtual_clock: VirtualClock) -> None:
+    """A stranger's header does not cut between two steps that belong together."""
+    used: list[str] = []
+    balance: list[int] = []
+
+    async def redeem() -> None:
+        if not used:
+            await asyncio.sleep(0.02)
+            balance.append(10)
+            await asyncio.sleep(0.05)
+            used.append("coupon")
+
+    app = DeadlineMiddleware(app_that(redeem), budget=5.0)
+    for _ in range(20):
+        await serve(app, request((HEADER, b"60")))
+    assert sum(balance) == 10
+
+
 async def test_a_refusal_is_answered_too(virtual_clock: VirtualClock) -> None:
     """A piece of work that does not fit into the request's time is the request's timeout."""
 
@@ -396,9 +559,9 @@ async def test_a_deadline_travels_over_a_chain(virtual_clock: VirtualClock) -> N
             headers = [(name.encode(), value.encode()) for name, value in deadline_header().items()]
             await serve(app, request(*headers))
 
-        return DeadlineMiddleware(app_that(work), budget=60.0)
+        return DeadlineMiddleware(app_that(work), budget=60.0, **TOLD)
 
-    innermost = DeadlineMiddleware(sleeping(100), budget=60.0)
+    innermost = DeadlineMiddleware(sleeping(100), budget=60.0, **TOLD)
     sent = await serve(calls(calls(innermost)), request((b"deadline-remaining-ms", b"4000")))
     assert sent.status == 200
     # 4 s less half a second; 3.4 s less half a second; 2.8 s less half a second.
@@ -419,10 +582,10 @@ async def test_under_mangum_lambdas_context_is_the_hard_end(virtual_clock: Virtu
         seen.append((dl.answer_by, dl.hard))
 
     app = DeadlineMiddleware(app_that(look))
+    scope = {"aws.context": FakeContext(60.0)}
+    await serve(app, request(**scope))  # which also imports what is needed
     epoch = int((time.time() - 9) * 1000)
     event = {"httpMethod": "GET", "requestContext": {"stage": "prod", "requestTimeEpoch": epoch}}
-    scope = {"aws.context": FakeContext(60.0)}
-    await serve(app, request(**scope))
     await serve(app, request(**scope, **{"aws.event": event}))
     await serve(app, request(**{"aws.context": {}, "aws.event": {}}))
     assert seen == [

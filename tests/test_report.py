@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from deadline import DeadlineExceeded, Report, deadline, step
+from deadline import (
+    Breaker,
+    BreakerOpen,
+    DeadlineExceeded,
+    Event,
+    Report,
+    critical,
+    deadline,
+    step,
+    subscribe,
+)
 from deadline._report import MOST_STEPS, Await, CallReport, StepReport, TaskReport
 from deadline._sighting import MOST_TASKS, Call, calls
 
@@ -516,3 +526,46 @@ async def test_a_narrow_width_is_widened() -> None:
 async def test_an_empty_report_renders() -> None:
     """A report of nothing is its title."""
     assert Report().render() == "deadline exceeded before it began: nothing was left"
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1e308, -1e308], ids=repr)
+async def test_a_report_made_by_hand_renders_whatever_its_numbers(odd: float) -> None:
+    """What cannot be drawn has no length; every line keeps its width."""
+    steps = (StepReport("a", "done", odd, 1.0), StepReport("b", "cut", 1.0, odd))
+    made = Report("x", allowed=odd, elapsed=odd, margin=odd, steps=steps)
+    lines = made.render(80).splitlines()
+    assert len(lines) == 3
+    assert all(len(line) <= 80 for line in lines)
+    made.to_json()
+
+
+async def test_a_name_of_megabytes_is_a_short_message() -> None:
+    """Errors, representations and events show 200 characters of a name; the report has all of it."""
+    name = "n" * 3_000_000
+    events: list[Event] = []
+    unsubscribe = subscribe(events.append)
+    try:
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(1.0, name=name), critical(name) as section, section.step(name):
+                with step(name):
+                    await asyncio.sleep(60)
+    finally:
+        unsubscribe()
+    exceeded = caught.value
+    assert exceeded.deadline is not None
+    report = exceeded.report
+    for text in (
+        str(exceeded),
+        repr(exceeded.deadline),
+        str(exceeded.deadline.refusal("a call")),
+        str(report.sections[0]),
+        report.render(),
+        str(BreakerOpen(name)),
+        repr(Breaker(name)),
+        *map(str, events),
+    ):
+        assert len(text) < 2_000, text[:100]
+    assert f"{'n' * 199}…" in str(exceeded)
+    assert report.name == name
+    assert report.steps[0].name == name
+    assert any(event.fields.get("deadline") == f"{'n' * 199}…" for event in events)

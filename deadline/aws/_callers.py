@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline._margin import CALLER_AT_LEAST
 from deadline._source import seconds
-from deadline._travel import received
+from deadline._travel import checked_header, claimed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,25 +73,33 @@ def caller(event: object) -> Caller | None:
     return next((one for one in callers if _safely(one.matches, event)), None)
 
 
-def caller_left(event: object, *, limit: float | timedelta | None = None) -> float:
+def caller_left(event: object, *, limit: float | timedelta | None = None, header: str | None = None) -> float:
     """Seconds until whoever sent `event` gives up waiting for the answer; `inf` if nobody is known to wait.
 
-    It is the limit of the event's source, or what the caller itself says by the header of `deadline_header`,
-    if that is sooner. Write `deadline(context, caller_limit=aws.caller_left(event))` where there is no `aws.handler`, which does
-    it.
+    It is the limit of the event's source. Write `deadline(context, caller_limit=aws.caller_left(event))` where
+    there is no `aws.handler`, which does it.
 
-    It is read on this machine's wall clock, now. Never more than the limit, and never less than 0.25 s,
-    whatever the event says: clocks differ, and an event may be made up.
+    It is read on this machine's wall clock, now. Never more than the limit, and never less than 0.25 s (or
+    `limit`, if that is less), whatever the event says: clocks differ, and an event may be made up.
 
     Args:
         event: As Lambda passed it.
         limit: Seconds that the caller waits, where it is not what `aws.callers` has: an integration timeout
-            that was raised, say. Counted from the event's own start, where it tells one.
+            that was raised, for example. Counted from the event's own start, where it tells one.
+        header: The request header in which callers that you trust tell how long they wait
+            (`deadline_header` sends `"deadline-remaining-ms"`); the sooner end counts. Default: none is read,
+            because anybody can send one.
 
     Raises:
-        TypeError, ValueError: `limit` is no number of seconds, or negative.
+        TypeError, ValueError: `limit` is no number of seconds, or negative; `header` is no header's name.
     """
-    return min(source_left(event, limit), received(headers_of(event)))
+    return min(source_left(event, limit), header_left(event, checked_header(header)))
+
+
+def header_left(event: object, header: str | None) -> float:
+    """The same by a request's header alone, its name in lower case; `inf` if none is to be read."""
+    said = None if header is None else headers_of(event).get(header)
+    return math.inf if said is None else claimed(said)
 
 
 def source_left(event: object, limit: float | timedelta | None) -> float:
@@ -154,6 +162,9 @@ def _at(event: Any, path: tuple[str, ...]) -> Any:
 # (docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-request-tracing.html).
 _TRACE_TIME: Final = re.compile(r"(?:^|;)\s*(Self|Root)=1-([0-9a-fA-F]{8})-")
 
+_TRACE_LONGEST: Final = 1_000
+"""Characters of a trace id that are looked at: it has some hundred, and a made-up event may have megabytes."""
+
 
 def headers_of(event: object) -> dict[str, Any]:
     """The headers of an event that is an HTTP request, by their lower-case names; empty for another's.
@@ -172,7 +183,7 @@ def headers_of(event: object) -> dict[str, Any]:
 
 
 def _trace_time(event: Event) -> float:
-    times = dict(_TRACE_TIME.findall(headers_of(event)["x-amzn-trace-id"]))
+    times = dict(_TRACE_TIME.findall(headers_of(event)["x-amzn-trace-id"][:_TRACE_LONGEST]))
     return float(int(times.get("Self") or times["Root"], 16))
 
 

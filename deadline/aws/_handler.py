@@ -18,7 +18,7 @@ from deadline._errors import DeadlineExceeded
 from deadline._events import emit
 from deadline._interrupt import alarm
 from deadline._source import DefaultMargin, checked_margin
-from deadline._travel import received
+from deadline._travel import checked_header, received
 from deadline.aws._arguments import (
     breadcrumb_of,
     check_function,
@@ -27,7 +27,7 @@ from deadline.aws._arguments import (
     checked_resume,
     default_margin,
 )
-from deadline.aws._callers import caller_left
+from deadline.aws._callers import header_left, source_left
 from deadline.aws._early_answer import post_early
 from deadline.aws._ending import Outcome
 from deadline.aws._environment import Lifespan, environment, replace_environment
@@ -64,6 +64,7 @@ class Plan:
 
     Attributes:
         caller_limit: As `handler` was given it.
+        header: The name, in lower case, of the request header that is read; `None`: none is.
         outside: The context of the import, in which the lifespan's task runs.
         mitigation: What was registered with `on_exceeded`.
         eager: Whether the lifespan is entered before the first invocation.
@@ -87,6 +88,7 @@ class Plan:
     mitigation: Callable[..., Any] | None = None
     warned: bool = False
     eager: bool = False
+    header: str | None = None
 
     def call(self, event: Any, context: Any) -> Any:
         """An invocation by Lambda, on this process's loop."""
@@ -145,7 +147,11 @@ class Plan:
         if limit is None:
             return math.inf
         custom = getattr(getattr(context, "client_context", None), "custom", None)
-        return min(caller_left(event, limit=None if limit == "auto" else limit), received(custom))
+        return min(
+            source_left(event, None if limit == "auto" else limit),
+            header_left(event, self.header),
+            received(custom),
+        )
 
     @staticmethod
     def check(function: Any, argument: str, takes: int) -> None:
@@ -234,6 +240,7 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
+    header: str | None = None,
     notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
@@ -254,6 +261,7 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
+    header: str | None = None,
     notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
@@ -275,6 +283,7 @@ def handler(
     interrupt: bool = True,
     recycle: bool = False,
     caller_limit: float | timedelta | Literal["auto"] | None = "auto",
+    header: str | None = None,
     notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
     notice_errors: bool = True,
     redact: Redact | None = None,
@@ -319,11 +328,15 @@ def handler(
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
             warn by the event `aws.interrupted`.
         caller_limit: Until when whoever waits must have its answer. `"auto"`: as `aws.callers` knows of the
-            event's source, and as that caller itself says, if its deadline came along (`deadline_header`, an
-            installed client's `Invoke`). Seconds, where the source's limit is another one; they count from
-            the request's own start, if the event tells it, otherwise from entry. `None`: Lambda's alone.
-            The work is cut, and `on_exceeded` answers, before that; undoing and notices keep their time until
-            Lambda's timeout.
+            event's source, and as that caller itself says in Lambda's client context (an installed client's
+            `Invoke`), for which it needs the right to invoke the function. Seconds, where the source's limit
+            is another one; they count from the request's own start, if the event tells it, otherwise from
+            entry. `None`: Lambda's alone. The work is cut, and `on_exceeded` answers, before that; undoing
+            and notices keep their time until Lambda's timeout.
+        header: The request header in which callers behind API Gateway, a function URL or a load balancer tell
+            how long they wait (`deadline_header` sends `"deadline-remaining-ms"`). It can only shorten, to no
+            less than 0.25 s. Default: none is read, because anybody can send one and so choose the instant
+            of the cut. `caller_limit=None` does not look at it either.
         notice: Who is told, beside the mitigation, when the time was up: an `aws.Notice`, what
             `aws.Notice.to` takes (an ARN, a queue's URL), or an `async def` that is called with the message,
             a dict; for a plain function a plain one, which is called in a thread. At most one an invocation.
@@ -348,6 +361,7 @@ def handler(
     check_name_and_error(name, error)
     check_lifespan(lifespan)
     limit = checked_limit(caller_limit)
+    listens_to = checked_header(header)
     margin_of = checked_margin(margin, default=default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
 
     def make(function: Callable[..., Any]) -> Any:
@@ -371,7 +385,7 @@ def handler(
             )
         if not _scope.DISABLED:
             plan.breadcrumb = breadcrumb_of(plan.name, breadcrumb, helper=helper)
-        plan.eager = eager
+        plan.eager, plan.header = eager, listens_to
         if _initialises_here():
             plan.initialise()
         elif _is_copied_later():

@@ -10,6 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+from deadline._short import shortened
 from deadline.aws._failure import full_traceback, told
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def message(request_id: str | None, function: str, version: str | None, event: A
         "version": VERSION,
         "notice_id": os.urandom(8).hex(),
         "reason": "deadline_exceeded",
-        "message": f"{function} ran out of time",
+        "message": f"{shortened(function)} ran out of time",
         "request_id": request_id,
         "function": function,
         "function_version": version,

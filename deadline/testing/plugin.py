@@ -10,7 +10,12 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
-import pytest
+from ._extras import missing
+
+try:
+    import pytest
+except ImportError:
+    raise missing("pytest") from None
 
 from . import Emulator, FakeContext, FaultProxy, InvokeApi, MotoServer, VirtualClock, VirtualLoop
 

@@ -139,6 +139,43 @@ def test_a_limit_of_ones_own_counts_from_the_request() -> None:
     assert aws.caller_left({}, limit=dt.timedelta(seconds=7)) == 7.0
 
 
+@pytest.mark.parametrize(
+    ("told", "header", "left"),
+    [
+        ("1", None, math.inf),
+        ("1", "Deadline-Remaining-Ms", 0.25),
+        ("9000, 40", "deadline-remaining-ms", 0.25),
+        ("9000, 400", "deadline-remaining-ms", 0.4),
+        ("1000000000", "deadline-remaining-ms", math.inf),
+        (",".join(["400"] * 1_000_000), "deadline-remaining-ms", math.inf),
+        ("400", "x-left", math.inf),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_header_is_read_only_if_asked_for(told: str, header: str | None, left: float) -> None:
+    """It leaves no less than the floor, and a text that is too long is not looked at."""
+    event = {"requestContext": {}, "headers": {"Deadline-Remaining-Ms": told}}
+    assert aws.caller_left(event, header=header) == left
+
+
+@pytest.mark.parametrize("header", [b"x", "", "X-Time: 1", 7], ids=repr)
+def test_a_header_is_checked(header: Any) -> None:
+    """The message names it, where it is given."""
+    with pytest.raises((TypeError, ValueError), match="^header: "):
+        aws.caller_left({}, header=header)
+    with pytest.raises((TypeError, ValueError), match="^header: "):
+        aws.handler(header=header)
+
+
+def test_a_trace_id_is_looked_at_in_its_beginning() -> None:
+    """What stands behind a thousand characters is no start."""
+    trace = f"Self=1-{int(time.time() - 20):08x}-b"
+    event = {"requestContext": {"elb": {"targetGroupArn": "x"}}, "headers": {"x-amzn-trace-id": trace}}
+    assert aws.caller_left(event) == pytest.approx(40.0, abs=2.0)
+    event["headers"] = {"x-amzn-trace-id": ";" * 1000 + trace}
+    assert aws.caller_left(event) == 60.0
+
+
 @pytest.mark.parametrize("limit", [-1, math.nan, "29", True])
 def test_a_limit_of_ones_own_is_checked(limit: Any) -> None:
     """A sum that came out wrong limits nothing to nothing."""

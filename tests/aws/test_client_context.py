@@ -162,10 +162,29 @@ async def test_none_listens_to_nobody(virtual_clock: VirtualClock) -> None:
     ],
     ids=str,
 )
-async def test_a_requests_header_counts_too(virtual_clock: VirtualClock, headers: Any) -> None:
-    """API Gateway and the others pass on what an HTTP client sent."""
+async def test_a_requests_header_counts_if_asked_for(virtual_clock: VirtualClock, headers: Any) -> None:
+    """API Gateway and the others pass on what an HTTP client sent, which may be anybody."""
     event = {"httpMethod": "GET", "requestContext": {"stage": "prod"}} | headers
-    assert await answer_by(virtual_clock, None, event) == pytest.approx(0.812, abs=0.002)
+    ends = await answer_by(virtual_clock, None, event, header="Deadline-Remaining-Ms")
+    assert ends == pytest.approx(0.812, abs=0.002)
+
+
+async def test_a_strangers_header_is_not_read(virtual_clock: VirtualClock) -> None:
+    """By default the request has what API Gateway leaves it."""
+    event = {
+        "httpMethod": "GET",
+        "requestContext": {"stage": "prod"},
+        "headers": {"Deadline-Remaining-Ms": "812"},
+    }
+    assert await answer_by(virtual_clock, None, event) == pytest.approx(29.0, abs=0.002)
+    assert await answer_by(virtual_clock, {HEADER: "812"}, event) == pytest.approx(0.812, abs=0.002)
+
+
+async def test_a_header_leaves_a_floor(virtual_clock: VirtualClock) -> None:
+    """A quarter of a second, whatever it says."""
+    event = {"requestContext": {"stage": "prod"}, "headers": {"deadline-remaining-ms": "1"}}
+    ends = await answer_by(virtual_clock, None, event, header="deadline-remaining-ms")
+    assert ends == pytest.approx(0.25, abs=0.002)
 
 
 # --- a chain ----------------------------------------------------------------------------------------------

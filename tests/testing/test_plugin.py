@@ -1,5 +1,6 @@
 """The pytest plugin, in pytest runs of its own."""
 
+import importlib
 import os
 import pathlib
 import subprocess
@@ -237,6 +238,15 @@ def test_the_package_needs_no_pytest() -> None:
     testing = pathlib.Path(deadline.__file__).parent / "testing"
     importers = [path.name for path in testing.glob("*.py") if "import pytest" in path.read_text()]
     assert importers == ["plugin.py"]
+
+
+def test_the_plugin_without_pytest_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever imports it outside of pytest is told which extra brings pytest."""
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    monkeypatch.delitem(sys.modules, "deadline.testing.plugin", raising=False)
+    with pytest.raises(ImportError, match=r'^this needs pytest.*"asyncio-deadline\[testing\]"') as caught:
+        importlib.import_module("deadline.testing.plugin")
+    assert caught.value.__suppress_context__
 
 
 @pytest.mark.slow

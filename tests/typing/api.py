@@ -93,7 +93,8 @@ async def callers(event: object, context: Context) -> None:
     deadline(2.0, caller_limit=timedelta(seconds=1))
     deadline(2.0, caller_limit="auto")  # type: ignore[arg-type]
     assert_type(deadline_header(), dict[str, str])
-    aws.handler(caller_limit="auto")
+    assert_type(aws.caller_left(event, header="Deadline-Remaining-Ms"), float)
+    aws.handler(caller_limit="auto", header="Deadline-Remaining-Ms")
     aws.handler(caller_limit=60.0)
     aws.handler(caller_limit=None)
 
