@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 CUTS = int(os.environ.get("DEADLINE_TEST_CUTS", "60"))
 """How many cuts at random instants each pool takes; 1000 for a thorough run."""
 
-OVERTAKEN = 2 + CUTS // 100
-"""How many of them may leave a query at the server, whatever cuts: PostgreSQL ignores a request to cancel that
-overtakes its query, the drivers send but one, and then close the connection. With `asyncio.timeout`, 3 of 2,000."""
+LEFT = 2 + CUTS // 100
+"""How many of them may leave a query or a connection at the server, whatever cuts. PostgreSQL ignores a request
+to cancel that overtakes its query, and the drivers send but one; SQLAlchemy forgets a connection of psycopg that is
+cut while it is made. With `asyncio.timeout`: 3 queries of 2,000, 2 connections of 1,000."""
 
 SIZE = 3
 LONG = 600  # seconds that no test waits
@@ -252,11 +253,10 @@ def test_transactions_cut_at_random_leave_a_whole_pool(
             seconds = chance.choice((0, LONG))
             if limited(write(number, seconds), chance.uniform(0, 2 * usual)):
                 done.add(number)
-        overtaken = database.becomes(database.active, 0)
-        assert overtaken <= OVERTAKEN
+        assert database.becomes(database.active, 0) <= LEFT
         assert limited(hold_all, UNCUT), "the pool does not give all its connections"
         assert len(held) == SIZE
-        assert database.becomes(database.connections, SIZE + overtaken) == SIZE + overtaken
+        assert SIZE <= database.becomes(database.connections, SIZE) <= SIZE + LEFT
         assert database.becomes(database.in_transaction, 0) == 0
     halves = dict(database.ask("SELECT number, count(*) FROM halves GROUP BY number"))
     assert {number for number, count in halves.items() if count != 2} == set()
