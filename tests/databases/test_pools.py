@@ -36,9 +36,12 @@ CUTS = int(os.environ.get("DEADLINE_TEST_CUTS", "60"))
 """How many cuts at random instants each pool takes; 1000 for a thorough run."""
 
 LEFT = 2 + CUTS // 100
-"""How many of them may leave a query or a connection at the server, whatever cuts. PostgreSQL ignores a request
-to cancel that overtakes its query, and the drivers send but one; SQLAlchemy forgets a connection of psycopg that is
-cut while it is made. With `asyncio.timeout`: 3 queries of 2,000, 2 connections of 1,000."""
+"""How many of them may leave a query or a connection at the server, whatever cuts.
+
+PostgreSQL ignores a request to cancel that overtakes its query, and the drivers send but one. SQLAlchemy
+forgets a connection of psycopg that is cut while it is made. With `asyncio.timeout` there were 3 queries of
+2,000 cuts, and 2 connections of 1,000.
+"""
 
 SIZE = 3
 LONG = 600  # seconds that no test waits
