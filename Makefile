@@ -13,21 +13,26 @@ OF_NO_LINE := attempts batch_sources breadcrumb callers early_answer goodput han
 OF_EITHER_LINE := $(filter-out $(OF_NO_LINE:%=tests/aws/test_%.py),$(wildcard tests/aws/test_*.py))
 SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
 
-.PHONY: demo test lint bench bench-full clean
+.PHONY: demo test servers lint bench bench-full clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
 
-test: lint $(NEWEST)/.package
+test: lint servers $(NEWEST)/.package
 	$(BIN)/pytest $(PARALLEL) tests
 	$(BIN)/pytest docs README.md
 	$(NEWEST)/bin/pytest $(PARALLEL) $(OF_EITHER_LINE)
+
+# PostgreSQL and Redis for tests/databases; says so where it cannot install them.
+servers:
+	sh tests/databases/install.sh
 
 lint: $(VENV)/.package
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy tests/testing
+	$(BIN)/mypy tests/databases
 
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py
