@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 import pytest
 
-from deadline import DeadlineExceeded, deadline
+from deadline import DeadlineExceeded, deadline, remaining
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,7 +38,7 @@ LINE = hard.__code__.co_firstlineno + 1
 async def cut(work: Callable[[], Awaitable[Any]]) -> Report:
     """The report of a block that waits for `work` until it is cut."""
     with pytest.raises(DeadlineExceeded) as caught:
-        async with deadline(0.1):
+        async with deadline(0.3):
             await work()
     return caught.value.report
 
@@ -94,7 +95,7 @@ async def test_of_several_threads_each_task_names_its_own(gate: threading.Event)
 
 async def test_a_function_in_c_has_a_module_and_no_line() -> None:
     """It has no frame; the report is as plain as ever."""
-    report = await cut(lambda: asyncio.to_thread(time.sleep, 0.3))
+    report = await cut(lambda: asyncio.to_thread(time.sleep, 1.0))
     (host,) = report.tasks
     assert host.awaiting[-1] == ("sleep", "time", 0)
     assert str(host.awaiting[-1]) == "sleep (time)"
@@ -140,3 +141,29 @@ async def test_a_deep_recursion_in_a_thread_is_cut_short(gate: threading.Event) 
     report = await cut(lambda: asyncio.to_thread(deep, 200))
     in_thread = report.tasks[0].awaiting[-50:]
     assert {link.function.rpartition(".")[2] for link in in_thread} == {"deep"}
+
+
+def test_what_is_left_is_known_to_a_loop_in_a_thread() -> None:
+    """A scope of its own over `remaining()` ends there when the outer one does."""
+
+    async def inner() -> str:
+        async with deadline(None, name="longer"):
+            left = remaining()
+            assert 0 < left <= 0.5
+            try:
+                async with deadline(left, name="what is left"):
+                    await asyncio.sleep(60)
+            except DeadlineExceeded as exceeded:
+                assert exceeded.deadline is not None
+                assert remaining() == 0.0
+                return f"{exceeded.deadline.name} is over"
+        return "never"
+
+    async def main() -> list[str]:
+        said: list[str] = []
+        with contextlib.suppress(DeadlineExceeded):
+            async with deadline(0.5, name="outer"):
+                said.append(await anyio.to_thread.run_sync(asyncio.run, inner()))
+        return said
+
+    assert asyncio.run(main()) == ["what is left is over"]
