@@ -78,7 +78,8 @@ def _seen(frame: FrameType | None) -> tuple[int, list[Link]]:
             future, called = _of_item(frame) if runner == "_WorkItem.run" else _of_anyio(frame)
             chain.reverse()
             return id(future), chain[:_MOST_FRAMES] or ([] if called is None else [without_frame(called)])
-        chain.append((frame.f_code, frame.f_lasti))
+        if runner != "WorkerContext.run":  # between the two since Python 3.14
+            chain.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return 0, []
 
