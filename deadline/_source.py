@@ -85,23 +85,15 @@ the one that acts."""
 class AskedMargin(NamedTuple):
     """The margin that the code of a handler asks for, unless the timeout is too short for it.
 
-    One that leaves the body less than a twentieth of the time cannot be meant: every invocation would fail.
-    Half of the time is kept then, as of `DEADLINE_MARGIN`.
+    One that leaves the body no time cannot be meant: every invocation would fail. Half of the time is kept
+    then, as of `DEADLINE_MARGIN`.
     """
 
     seconds: float
 
-    def fits(self, left: float) -> bool:
-        """Whether it can be kept of `left` seconds."""
-        return self.seconds <= left * MOST_ASKED
-
     def of(self, source: Checked, left: float) -> float:  # noqa: ARG002  # as of the others
         """The margin for a source that ends in `left` seconds."""
-        return self.seconds if self.fits(left) else max(0.0, left / 2)
-
-
-MOST_ASKED: Final = 19 / 20
-"""The largest share of the time that a handler's margin may take."""
+        return self.seconds if self.seconds < left else max(0.0, left / 2)
 
 
 class CallerMargin(NamedTuple):

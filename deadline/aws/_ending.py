@@ -16,6 +16,9 @@ from deadline.aws._batch_sources import loses_work
 if TYPE_CHECKING:
     from deadline.aws._handler import Plan
 
+ROUNDING: Final = 0.001
+"""Seconds by which a margin may seem smaller than it was asked for."""
+
 WITHOUT_LIMIT: Final = 1.0
 """Seconds for telling of an error where there is no deadline, and so no margin to take them from."""
 
@@ -43,8 +46,9 @@ def few_of(names: list[str]) -> str:
 
 def tell_clamped(plan: Plan, dl: Deadline) -> None:
     """Say once if the margin that the code asks for cannot be kept under this timeout."""
-    asked, left = plan.margin, dl.hard - dl.now()
-    if isinstance(asked, AskedMargin) and not plan.clamped and not asked.fits(left):
+    asked = plan.margin
+    if isinstance(asked, AskedMargin) and not plan.clamped and dl.margin < asked.seconds - ROUNDING:
+        left = dl.hard - dl.now()
         plan.clamped = True
         emit(
             "aws.margin_clamped",
@@ -52,7 +56,7 @@ def tell_clamped(plan: Plan, dl: Deadline) -> None:
             function=plan.name,
             margin=asked.seconds,
             left=left,
-            kept=asked.of(left, left),
+            kept=dl.margin,
             fix=f"margin={left / 4:.1g}, or a longer timeout",
         )
 

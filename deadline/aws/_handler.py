@@ -321,8 +321,8 @@ def handler(
     Args:
         function: The `async def`, or a plain function; with a lifespan it takes the resources as a third
             argument.
-        margin: Seconds kept back before Lambda's timeout. Not negative. One that leaves less than a twentieth
-            of the time is taken for half of it, and the event `aws.margin_clamped` says so once. Default: the
+        margin: Seconds kept back before Lambda's timeout. Not negative. One that leaves no time for the work
+            is half of what is left, and the event `aws.margin_clamped` says so once. Default: the
             environment's `DEADLINE_MARGIN`, at most half of what is left; without it 0.5, at most a quarter.
         error: What it fails with, a subclass of `DeadlineExceeded`; its name is what Lambda is told.
         name: The deadline's, for messages and reports. Default: the function's.
