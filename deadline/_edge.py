@@ -8,7 +8,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from typing import TYPE_CHECKING
 
-from deadline._errors import DeadlineExceeded, InsufficientTime
+from deadline._errors import DeadlineExceeded, InsufficientTime, ends_by_refused_retry, says_time_is_up
 from deadline._interrupt import Interrupted
 from deadline._short import quoted
 
@@ -41,6 +41,28 @@ def is_unwinding(exc: BaseException, dl: Deadline) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return exc.subgroup(lambda error: not expected(error)) is None
     return isinstance(exc, CancelledError | Interrupted)
+
+
+def is_expiry(exc: BaseException | None, hard: float, *, cut: bool) -> bool:
+    """Whether what leaves is the expiry of a deadline whose block nobody else ends.
+
+    After the cut that is any error. Before it that is the error of a call without time for another attempt.
+    An error that says by itself that this time is up stays what it is, and so does one that ends the process.
+
+    Args:
+        exc: What leaves.
+        hard: The earliest hard end that counts as that of the deadline.
+        cut: Whether the block was cut or interrupted.
+    """
+
+    def says_so(exceeded: DeadlineExceeded) -> bool:
+        return exceeded.deadline is not None and exceeded.deadline.hard >= hard
+
+    if not isinstance(exc, Exception | CancelledError | Interrupted | BaseExceptionGroup):
+        return False
+    if says_time_is_up(exc, says_so) is not None:
+        return False
+    return cut or ends_by_refused_retry(exc, hard)
 
 
 def holds_interrupt(exc: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from deadline._report import Report
 from deadline._short import quoted
@@ -87,6 +87,39 @@ def says_time_is_up(
         found = [says_time_is_up(one, is_ours) for one in error.exceptions]
         return found[0] if all(found) else None
     return error if isinstance(error, DeadlineExceeded) and is_ours(error) else None
+
+
+def note_refused_retry(error: BaseException, note: str, hard: float) -> None:
+    """Mark an error of a service as the end of a call whose further attempts do not fit.
+
+    The mark is a number, so that the error pickles as it did.
+
+    Args:
+        error: What the service said.
+        note: Why there is no further attempt.
+        hard: The hard end of the deadline that leaves too little time, in seconds on the loop's clock.
+    """
+    error.add_note(note)
+    error.__dict__[_REFUSED_RETRY] = hard
+
+
+def ends_by_refused_retry(error: BaseException | None, hard: float) -> bool:
+    """Whether an error, or a cause of it, ended a call for want of the time until `hard`.
+
+    A shorter deadline inside has an earlier end. In a group that is so of each member.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, BaseExceptionGroup):
+            return all(ends_by_refused_retry(one, hard) for one in error.exceptions)
+        if error.__dict__.get(_REFUSED_RETRY, -math.inf) >= hard:
+            return True
+        seen.add(id(error))
+        error = error.__cause__
+    return False
+
+
+_REFUSED_RETRY: Final = "_deadline_refused_retry"
 
 
 def _rebuild(cls: type[DeadlineExceeded], args: tuple[Any, ...], state: dict[str, Any]) -> DeadlineExceeded:

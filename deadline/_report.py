@@ -33,14 +33,17 @@ MOST_STEPS: Final = 10_000
 
 
 class Await(NamedTuple):
-    """One link of a chain of awaits: where a function was waiting."""
+    """One link of a chain of awaits: where a function was waiting, in a task or in the thread it waits for.
+
+    A function that is written in C has no line: `line` is 0 then, and `file` is its module's name.
+    """
 
     function: str
     file: str
     line: int
 
     def __str__(self) -> str:
-        return f"{shortened(self.function)} ({short_path(self.file)}:{self.line})"
+        return f"{shortened(self.function)} ({_place(self)})"
 
 
 class CallReport(NamedTuple):
@@ -286,7 +289,7 @@ def _render_chain(chain: tuple[Await, ...]) -> Iterator[str]:
             run = run[-1:]
         for link in run:
             function = link.function.replace(".<locals>", "")
-            yield f"{_fit(function, 40):<40} {short_path(link.file)}:{link.line}"
+            yield f"{_fit(function, 40):<40} {_place(link)}"
 
 
 # What lies between a handler's await and the socket. In a Lambda package it stands beside the handler's own
@@ -332,6 +335,10 @@ def _fit(text: str, width: int) -> str:
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " for char in text)
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _place(link: Await) -> str:
+    return f"{short_path(link.file)}:{link.line}" if link.line else link.file
 
 
 @functools.lru_cache(maxsize=256)

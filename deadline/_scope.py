@@ -32,7 +32,7 @@ import anyio.lowlevel
 from deadline import _source
 from deadline._anyio_seam import Around, children, innermost, is_cancelled, is_shielded
 from deadline._cut import FATAL, cancel, cut, has_come, may_refuse, tell
-from deadline._edge import built, check_name_and_error, holds_interrupt, is_unwinding, said
+from deadline._edge import built, check_name_and_error, holds_interrupt, is_expiry, is_unwinding, said
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit, shown
 from deadline._interrupt import alarm
@@ -140,6 +140,7 @@ class Deadline:
 
     __slots__ = (
         "__weakref__",
+        "_alone",
         "_cancelling",
         "_clock",
         "_come",
@@ -189,8 +190,10 @@ class Deadline:
         error: type[DeadlineExceeded],
         *,
         interrupt: bool = False,
+        alone: bool = False,
     ) -> None:
         self._source = source
+        self._alone = alone  # whether nobody else ends its block: `explains`
         self._margin = margin
         self._error = error
         self._interrupt = interrupt
@@ -214,6 +217,10 @@ class Deadline:
     def margin(self) -> float:
         """Seconds between soft and hard; 0.0 without a limit."""
         return 0.0 if math.isinf(self.hard) else self.hard - self.soft
+
+    def _kept(self) -> float:
+        """The margin as it is told: seconds from soft until whoever waits gives up."""
+        return max(0.0, min(self.margin, self.answer_by - self.soft))
 
     @property
     def answer_by(self) -> float:
@@ -266,7 +273,7 @@ class Deadline:
         name = f" {quoted(self.name)}" if self.name else ""
         if self._state in {"new", "disabled"}:
             return f"<Deadline{name} {'not entered' if self._state == 'new' else 'disabled'}>"
-        margin = f", margin {self.margin:.3f} s" if self.margin else ""
+        margin = f", margin {self._kept():.3f} s" if self._kept() else ""
         allowed = (
             f"of {self.soft - self._entered:.3f} s{margin}" if self.soft < math.inf else "without a limit"
         )
@@ -620,12 +627,34 @@ class Deadline:
         """
         if exc is None and not self._interrupted:
             self._stands(now)
+        elif self.explains(exc):
+            raise self._expiry(exc, now)
         elif self._cut_at == math.inf and not self._interrupted:
             pass
         elif exc is not None and not is_unwinding(exc, self):
             exc.add_note(f"{self!r}: raised while its block was being cut")
         elif self._is_ours(exc, now):
             raise self._exceeded(now) from self.record().last_error() or exc
+
+    def explains(self, exc: BaseException | None) -> bool:
+        """Whether an error is the expiry of a deadline that alone ends its block, as a handler's does.
+
+        There a count of cancellations that is off means that somebody has counted wrong, and a real error
+        after the cut, or for want of a retry, that the time was too short for the work.
+        """
+        cut = self._cut_at < math.inf or self._interrupted
+        return self._alone and is_expiry(exc, self.hard - TIE, cut=cut)
+
+    def _expiry(self, exc: BaseException | None, now: float) -> DeadlineExceeded:
+        """The error for `exc`, which is then its cause. Before the instant it is a refusal."""
+        if exc is None or is_unwinding(exc, self):
+            error, cause = self._exceeded(now), self.record().last_error() or exc
+        elif self._cut_at == math.inf and not self._interrupted and now < self.soft:
+            error, cause = self.refusal("no time for another attempt of a call that failed"), exc
+        else:
+            error, cause = self._exceeded(now), exc
+        error.__cause__ = cause
+        return error
 
     def _left_by_its_task(self, exc: BaseException | None) -> bool:
         """Whether the task that entered is the one that leaves; False if it leaves no more, but is closed."""
@@ -658,7 +687,7 @@ class Deadline:
     async def _settle(self, record: Record, opened: list[Closable], exc: BaseException | None) -> None:
         """Close what was opened in the block if it was cut; else it is for the deadline around to do."""
         around = next(self._around(), None)
-        if self._interrupted if exc is None else is_unwinding(exc, self):
+        if self._interrupted if exc is None else is_unwinding(exc, self) or self.explains(exc):
             await record.close_resources()
         elif around is not None:
             for resource in opened:
@@ -719,14 +748,19 @@ class Deadline:
 
         It belongs to the deadline that leaves the least time, the outer one if two tie.
         """
-        least = self
-        for around in self._around():
-            if around.soft <= least.soft + TIE:
-                least = around
+        least = self.refusing()
         name = f" of deadline {quoted(least.name)}" if least.name else ""
         error = InsufficientTime(f"{message}: {least.remaining():.3f} s left{name}")
         least._filled(error, self._clock.now())
         return error
+
+    def refusing(self) -> Deadline:
+        """The deadline that leaves the least time, the outer one if two tie."""
+        least = self
+        for around in self._around():
+            if around.soft <= least.soft + TIE:
+                least = around
+        return least
 
     def account(self) -> DeadlineExceeded:
         """What the edge of a cut block will raise; for the code that answers while it is being undone."""
@@ -744,7 +778,7 @@ class Deadline:
         now = self._clock.now()
         self._clock.disarm(self)
         alarm.disarm(self)
-        self._state, self._expired = "closed", True
+        self._state, self._expired, self._alone = "closed", True, False
         record = self.record()
         self._wait_no_more()
         if self._scope is not None:  # anyio delivers in each turn of the loop for as long as the block lasts
@@ -760,7 +794,7 @@ class Deadline:
             name=self.name,
             entered=self._entered,
             soft=self.soft,
-            margin=max(0.0, min(self.margin, self.answer_by - self.soft)),
+            margin=self._kept(),
             now=now,
             left_running=left_running(self._clock.loop, self.covers, now, getattr(self, "_task", None)),
         )

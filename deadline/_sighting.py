@@ -29,9 +29,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import anyio.abc
 
 from deadline._report import Await, CallReport, Effect, Outcome, TaskReport
+from deadline._threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from deadline._threads import Link
 
 MOST_TASKS: Final = 64
 """Tasks looked at, at the most: 110 to 140 µs for 50 with chains of ten awaits, 3 ms for 1,000."""
@@ -91,7 +94,7 @@ class _Sighted:
 
     __slots__ = ("call", "chain", "error", "host", "name")
 
-    def __init__(self, task: asyncio.Task[Any], chain: list[Position], now: float, *, host: bool) -> None:
+    def __init__(self, task: asyncio.Task[Any], chain: list[Link], now: float, *, host: bool) -> None:
         self.name = task.get_name()
         self.chain = chain
         self.host = host
@@ -133,7 +136,8 @@ class Sighting:
         self._others: list[tuple[asyncio.Task[Any], _Sighted]] = []
         seen: set[Any] = {host}
         self._waiter = _waiter(host)
-        chain, below = _look(host, further=True)
+        threads = Threads()
+        chain, below = _look(host, threads, further=True)
         self._host = _Sighted(host, chain, now(), host=True)
         # Behind a queue, as in managed transfers, tasks hang off nothing that is awaited. Calls are known.
         calling = (task for task in list(calls) if task is not host and belongs(context_of(task)))
@@ -143,7 +147,7 @@ class Sighting:
             if task in seen or task.done():
                 continue
             seen.add(task)
-            chain, below = _look(task, further=True)
+            chain, below = _look(task, threads, further=True)
             self._others.append((task, _Sighted(task, chain, now(), host=False)))
             queue.extend(below)
 
@@ -152,7 +156,7 @@ class Sighting:
         if self._waiter is not None and self._waiter is _waiter(host):  # it has not run since
             self._host.see_call(host, now)
         else:
-            self._host = _Sighted(host, _look(host, further=False)[0], now, host=True)
+            self._host = _Sighted(host, _look(host, Threads(), further=False)[0], now, host=True)
         self._others = [(task, sighted) for task, sighted in self._others if not task.done()]
 
     def _all(self) -> Iterator[_Sighted]:
@@ -179,12 +183,15 @@ def _waiter(task: asyncio.Task[Any]) -> object:
     return None if waiter is None or waiter.done() else waiter
 
 
-def _look(task: asyncio.Task[Any], *, further: bool) -> tuple[list[Position], list[asyncio.Task[Any]]]:
-    """The positions in a task's chain of awaits and, if asked, the tasks that it waits for."""
-    chain: list[Position] = []
+def _look(
+    task: asyncio.Task[Any], threads: Threads, *, further: bool
+) -> tuple[list[Link], list[asyncio.Task[Any]]]:
+    """The links of a task's chain of awaits, into a thread as well, and, if asked, the tasks it waits for."""
+    chain: list[Link] = []
     below: list[asyncio.Task[Any]] = []
     for link in _links(task.get_coro()):
         if isinstance(link, asyncio.Future):
+            chain.extend(threads.awaited(link, chain[-1] if chain else None))
             if further:
                 below.extend(_waited_for(link))
             continue
@@ -294,13 +301,14 @@ def left_running(
         found = [task for task in others if belongs(context_of(task))]
     except RuntimeError:  # the set of tasks changed under us: we are in another thread
         return ()
-    return tuple(filter(None, (_seen(task, now) for task in found[:MOST_TASKS])))
+    threads = Threads()
+    return tuple(filter(None, (_seen(task, threads, now) for task in found[:MOST_TASKS])))
 
 
-def _seen(task: asyncio.Task[Any], now: float) -> TaskReport | None:
+def _seen(task: asyncio.Task[Any], threads: Threads, now: float) -> TaskReport | None:
     """What a task is doing; `None` if looking at its objects fails: a report is made without it."""
     try:
-        return _Sighted(task, _look(task, further=False)[0], now, host=False).report()
+        return _Sighted(task, _look(task, threads, further=False)[0], now, host=False).report()
     except Exception:  # noqa: BLE001  # they are anybody's
         return None
 
@@ -320,8 +328,10 @@ def context_of(task: asyncio.Task[Any]) -> Context:
     return next((one for one in gc.get_referents(task) if isinstance(one, Context)), Context())
 
 
-def locate(position: Position) -> Await:
+def locate(position: Link) -> Await:
     """A position in words."""
+    if isinstance(position, Await):
+        return position
     code, lasti = position
     return Await(code.co_qualname, code.co_filename, _line(code, lasti))
 

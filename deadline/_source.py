@@ -82,6 +82,20 @@ ANSWER_MARGIN: Final = DefaultMargin(0.5, 1 / 4, anywhere=True)
 the one that acts."""
 
 
+class AskedMargin(NamedTuple):
+    """The margin that the code of a handler asks for, unless the timeout is too short for it.
+
+    One that leaves the body no time cannot be meant: every invocation would fail. Half of the time is kept
+    then, as of `DEADLINE_MARGIN`.
+    """
+
+    seconds: float
+
+    def of(self, source: Checked, left: float) -> float:  # noqa: ARG002  # as of the others
+        """The margin for a source that ends in `left` seconds."""
+        return self.seconds if self.seconds < left else max(0.0, left / 2)
+
+
 class CallerMargin(NamedTuple):
     """The margin of a deadline whose source outlives somebody who waits for the answer.
 
@@ -90,7 +104,7 @@ class CallerMargin(NamedTuple):
         limit: Seconds from entry until the caller gives up.
     """
 
-    margin: float | DefaultMargin
+    margin: float | DefaultMargin | AskedMargin
     limit: float
 
     def of(self, source: Checked, left: float) -> float:
@@ -105,10 +119,12 @@ class CallerMargin(NamedTuple):
         return for_caller(margin, left, self.limit, of_caller)
 
 
-Margin: TypeAlias = "float | DefaultMargin | CallerMargin"
+Margin: TypeAlias = "float | DefaultMargin | AskedMargin | CallerMargin"
 
 
-def bounded(source: Checked, margin: float | DefaultMargin, limit: float) -> tuple[Checked, Margin]:
+def bounded(
+    source: Checked, margin: float | DefaultMargin | AskedMargin, limit: float
+) -> tuple[Checked, Margin]:
     """A source and a margin with which the answer also comes before the caller gives up, in `limit` seconds.
 
     Without a hard end the caller's is taken for it.
@@ -116,6 +132,8 @@ def bounded(source: Checked, margin: float | DefaultMargin, limit: float) -> tup
     if limit == math.inf:
         return source, margin
     if source == math.inf:
+        if isinstance(margin, AskedMargin):
+            margin = margin.seconds
         return limit, min(margin, limit * OF_CALLER) if isinstance(margin, float) else margin
     return source, CallerMargin(margin, limit)
 

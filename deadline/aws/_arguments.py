@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from deadline._events import logger
-from deadline._source import ANSWER_MARGIN, DefaultMargin, seconds
+from deadline._source import ANSWER_MARGIN, AskedMargin, DefaultMargin, checked_margin, seconds
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -29,6 +29,12 @@ def checked_limit(limit: float | timedelta | Literal["auto"] | None) -> float | 
             "caller_limit: 0 leaves no time for an answer; write the seconds that the caller waits"
         )
     return checked
+
+
+def margin_asked_for(margin: float | timedelta | None, from_environment: str) -> AskedMargin | DefaultMargin:
+    """The margin that the code asks for, or else the environment's or ours."""
+    asked = checked_margin(margin, default=default_margin(from_environment))
+    return AskedMargin(asked) if isinstance(asked, float) else asked
 
 
 @functools.cache  # nonsense is said once, not by each handler

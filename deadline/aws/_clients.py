@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import operator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,7 @@ from aiobotocore.session import AioSession
 from aiobotocore.utils import AioS3ExpressIdentityCache
 from anyio.lowlevel import checkpoint
 
-from deadline._errors import DeadlineExceeded
+from deadline._errors import DeadlineExceeded, note_refused_retry
 from deadline._scope import current
 from deadline._section import calls_of_step
 from deadline._sighting import calls
@@ -101,7 +102,7 @@ class DeadlineClient:
             if dl is not None and isinstance(error, AttemptTimeoutError):
                 # Not the service's error but ours: what ran out is the time.
                 raise dl.refusal(f"{call.name} has no time for another attempt") from error
-            error.add_note(call.refused)
+            note_refused_retry(error, call.refused, -math.inf if dl is None else dl.refusing().hard)
             raise
         except asyncio.CancelledError:
             _forget_identity(api_params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from deadline._errors import DeadlineExceeded, says_time_is_up
 from deadline._events import emit
 from deadline._scope import TIE, Deadline
-from deadline._source import Instant
+from deadline._source import AskedMargin, Instant
 from deadline.aws._batch_sources import loses_work
 
 if TYPE_CHECKING:
     from deadline.aws._handler import Plan
+
+ROUNDING: Final = 0.001
+"""Seconds by which a margin may seem smaller than it was asked for."""
 
 WITHOUT_LIMIT: Final = 1.0
 """Seconds for telling of an error where there is no deadline, and so no margin to take them from."""
@@ -33,6 +37,28 @@ def ends_invocation(dl: Deadline, error: BaseException | None) -> DeadlineExceed
         return exceeded.deadline is not None and exceeded.deadline.hard >= dl.hard - TIE
 
     return says_time_is_up(error, is_ours)
+
+
+def few_of(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def tell_clamped(plan: Plan, dl: Deadline) -> None:
+    """Say once if the margin that the code asks for cannot be kept under this timeout."""
+    asked = plan.margin
+    if isinstance(asked, AskedMargin) and not plan.clamped and dl.margin < asked.seconds - ROUNDING:
+        left = dl.hard - dl.now()
+        plan.clamped = True
+        emit(
+            "aws.margin_clamped",
+            logging.WARNING,
+            function=plan.name,
+            margin=asked.seconds,
+            left=left,
+            kept=dl.margin,
+            fix=f"margin={left / 4:.1g}, or a longer timeout",
+        )
 
 
 def tell_exceeded(plan: Plan, context: Any, exceeded: DeadlineExceeded) -> None:
@@ -95,4 +121,6 @@ def _add_cause(error: BaseException, cause: BaseException) -> None:
 
 
 def _is_cut_of(dl: Deadline, error: BaseException | None) -> bool:
+    if isinstance(error, asyncio.CancelledError):  # a count of cancellations was off: nobody else cancels it
+        return dl.expired
     return isinstance(error, DeadlineExceeded) and error.deadline is dl

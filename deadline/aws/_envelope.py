@@ -111,7 +111,7 @@ def is_envelope(envelope: Any) -> bool:
     )
 
 
-def shown(text: str) -> str:
+def one_line(text: str) -> str:
     """A text as one line without control characters, made of `LONGEST_ERROR` of its characters at most."""
     cut = text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 1] + "…"
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in cut)

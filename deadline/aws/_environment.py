@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
+    from deadline.aws._pool import Pool
+
     Factory = Callable[[], AbstractAsyncContextManager[Any]]
 
 T = TypeVar("T")
@@ -130,6 +132,7 @@ class Environment:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._pool = self._new_pool()
         self._lifespans: dict[Factory, Lifespan] = {}
 
     def lifespan(self, factory: Factory, context: contextvars.Context) -> Lifespan:
@@ -165,6 +168,31 @@ class Environment:
                     raise
                 interrupt(error)
 
+    def _new_pool(self) -> Pool:
+        from deadline.aws._pool import Pool  # noqa: PLC0415  # a plain function has no use for it
+
+        pool = Pool()
+        self.loop.set_default_executor(pool)
+        return pool
+
+    def leave_threads(self, belongs: Callable[[contextvars.Context], bool]) -> list[str]:
+        """Give the loop a new default executor if threads of an invocation go on in this one.
+
+        They would take the places of later work, of name look-ups above all, until there are none left. What
+        else goes on in the old executor comes to its end there; its idle threads end.
+
+        Args:
+            belongs: Tells by the context in which work was given away whether it is the invocation's.
+
+        Returns:
+            What the threads do: the function that each was given, and the line it is at.
+        """
+        left = self._pool.left(belongs)
+        if left and not self.loop.is_closed():
+            self._pool.shutdown(wait=False)
+            self._pool = self._new_pool()
+        return left
+
     def close(self) -> None:
         """Leave the lifespans and close the loop."""
         if self.loop.is_running() or self.loop.is_closed():
@@ -179,6 +207,7 @@ class Environment:
 
 
 _environment: Environment | None = None
+_why_replaced: str | None = None
 # Loops that must be neither used nor closed: the parent's, or those with a task that does not end.
 _kept: Final[list[Environment]] = []
 
@@ -197,12 +226,43 @@ def running_environment() -> Environment | None:
     return _environment if _environment is not None and _environment.loop is running else None
 
 
-def replace_environment() -> None:
-    """Have the next invocation begin with a new loop; lifespans are entered again there."""
-    global _environment  # noqa: PLW0603
+def replace_environment(why: str | None = None) -> None:
+    """Have the next invocation begin with a new loop; lifespans are entered again there.
+
+    Args:
+        why: For the errors of objects that belong to the former loop. Default: nobody has used that.
+    """
+    global _environment, _why_replaced  # noqa: PLW0603
+    _why_replaced = why or _why_replaced
     if _environment is not None:
         _kept.append(_environment)
         _environment = None
+
+
+def explain_other_loop(error: BaseException | None) -> None:
+    """Note on an error why an object belongs to another loop, if asyncio says so and a loop was replaced."""
+    if _why_replaced is not None and error is not None and _names_other_loop(error):
+        error.add_note(
+            f"this process has a new event loop since {_why_replaced}; what an invocation has made or "
+            "awaited on the former one (a lock, a queue or a client at module level, for example) cannot be "
+            "used on it: make it in the lifespan, which is entered again on a new loop, or in the invocation "
+            "itself"
+        )
+
+
+def _names_other_loop(error: BaseException) -> bool:
+    """Whether asyncio refuses an object of another loop, be it in a group or behind another error."""
+    seen: list[BaseException] = [error]
+    for one in seen:  # it grows
+        if isinstance(one, RuntimeError) and any(text in str(one) for text in _OTHER_LOOP):
+            return True
+        members = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        seen += [inner for inner in (*members, one.__cause__, one.__context__) if inner and inner not in seen]
+    return False
+
+
+# asyncio/mixins.py; asyncio/tasks.py and _asynciomodule.c.
+_OTHER_LOOP: Final = ("is bound to a different event loop", "attached to a different loop")
 
 
 @atexit.register

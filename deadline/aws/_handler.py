@@ -17,7 +17,6 @@ from deadline._edge import check_name_and_error
 from deadline._errors import DeadlineExceeded
 from deadline._events import emit
 from deadline._interrupt import alarm
-from deadline._source import DefaultMargin, checked_margin
 from deadline._travel import checked_header, received
 from deadline.aws._arguments import (
     breadcrumb_of,
@@ -25,12 +24,12 @@ from deadline.aws._arguments import (
     check_lifespan,
     checked_limit,
     checked_resume,
-    default_margin,
+    margin_asked_for,
 )
 from deadline.aws._callers import header_left, source_left
 from deadline.aws._early_answer import post_early
-from deadline.aws._ending import Outcome
-from deadline.aws._environment import Lifespan, environment, replace_environment
+from deadline.aws._ending import Outcome, few_of
+from deadline.aws._environment import Lifespan, environment, explain_other_loop, replace_environment
 from deadline.aws._failure import full_traceback, told
 from deadline.aws._invocation import Invocation
 
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
+    from deadline._source import AskedMargin, DefaultMargin
     from deadline.aws._breadcrumb import Breadcrumb
     from deadline.aws._lambda_function import (
         Context_contra,
@@ -71,10 +71,11 @@ class Plan:
         interrupt: Whether what blocks the loop is interrupted.
         recycle: Whether the next invocation then begins with a new loop.
         warned: Whether it was said that an answer loses work; once is enough.
+        clamped: Whether it was said that the margin is too large for the timeout.
     """
 
     function: Callable[..., Any]
-    margin: float | DefaultMargin
+    margin: AskedMargin | DefaultMargin
     name: str
     error: type[DeadlineExceeded]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
@@ -87,6 +88,7 @@ class Plan:
     outside: contextvars.Context = field(default_factory=contextvars.copy_context)
     mitigation: Callable[..., Any] | None = None
     warned: bool = False
+    clamped: bool = False
     eager: bool = False
     header: str | None = None
 
@@ -100,19 +102,37 @@ class Plan:
             outcome = run()
         except BaseException as error:  # noqa: BLE001  # nothing but an Exception may leave
             outcome = Outcome(None, error)
+        reason = (
+            "left a task that nothing could end" if invocation.stuck else "was interrupted (recycle=True)"
+        )
         if alarm.raised > interrupts:
             emit("aws.interrupted", logging.WARNING, function=self.name, interrupts=alarm.raised)
             invocation.stuck |= self.recycle
         invocation.close()
+        explain_other_loop(outcome.error)
         if invocation.stuck:
-            emit("aws.loop_replaced", logging.WARNING, function=self.name)
-            replace_environment()
+            request = getattr(context, "aws_request_id", None)
+            emit("aws.loop_replaced", logging.WARNING, function=self.name, reason=reason)
+            replace_environment(f"request {request} of {self.name} {reason}")
         return self._answer(outcome, context)
 
     def _invocation(self, event: Any, context: Any) -> tuple[Any, Callable[[], Outcome]]:
         """An invocation, and what runs it."""
         invocation = Invocation(self, event, context, self.resources, self.post_early)
-        return invocation, lambda: environment().run(invocation.run(), invocation.interrupt)
+
+        def run() -> Outcome:
+            try:
+                return environment().run(invocation.run(), invocation.interrupt)
+            finally:
+                self._leave_threads(invocation)
+
+        return invocation, run
+
+    def _leave_threads(self, invocation: Invocation) -> None:
+        """Have no thread of an invocation take a place from later ones."""
+        left = environment().leave_threads(invocation.covers)
+        if left:
+            emit("aws.left_threads", logging.WARNING, function=self.name, threads=few_of(left))
 
     def _disabled(self, event: Any, context: Any) -> Any:
         return environment().run(self._plainly(event, context, self.resources))
@@ -310,8 +330,9 @@ def handler(
     Args:
         function: The `async def`, or a plain function; with a lifespan it takes the resources as a third
             argument.
-        margin: Seconds kept back before Lambda's timeout. Not negative. Default: the environment's
-            `DEADLINE_MARGIN`, at most half of what is left; without it 0.5, at most a quarter.
+        margin: Seconds kept back before Lambda's timeout. Not negative. One that leaves no time for the work
+            is half of what is left, and the event `aws.margin_clamped` says so once. Default: the
+            environment's `DEADLINE_MARGIN`, at most half of what is left; without it 0.5, at most a quarter.
         error: What it fails with, a subclass of `DeadlineExceeded`; its name is what Lambda is told.
         name: The deadline's, for messages and reports. Default: the function's.
         lifespan: For an `async def` alone, as are `eager`, `recycle` and `resume`: a function that gives an
@@ -362,7 +383,7 @@ def handler(
     check_lifespan(lifespan)
     limit = checked_limit(caller_limit)
     listens_to = checked_header(header)
-    margin_of = checked_margin(margin, default=default_margin(os.environ.get("DEADLINE_MARGIN", "").strip()))
+    margin_of = margin_asked_for(margin, os.environ.get("DEADLINE_MARGIN", "").strip())
 
     def make(function: Callable[..., Any]) -> Any:
         takes, kind = 2 if lifespan is None else 3, Plan

@@ -16,8 +16,8 @@ from deadline.aws._envelope import (
     candidates,
     is_envelope,
     is_too_deep,
+    one_line,
     records,
-    shown,
 )
 from deadline.aws._signature import DIGITS, is_signed, signature
 
@@ -317,7 +317,7 @@ class Hop(Generic[State]):
 
     def error(self, message: str, checkpoint: dict[str, Any] | None) -> ResumeError:
         """A `ResumeError` of this hop."""
-        error = ResumeError(shown(f"hop {self.number} of chain {self.chain}: {message}"))
+        error = ResumeError(one_line(f"hop {self.number} of chain {self.chain}: {message}"))
         error.chain, error.hop, error.checkpoint = self.chain, self.number, checkpoint
         return error
 

@@ -43,9 +43,11 @@ from deadline.aws._ending import (
     Outcome,
     ends_invocation,
     errors_told_until,
+    few_of,
     grace_of,
     mitigated,
     mitigates_until,
+    tell_clamped,
     tell_exceeded,
     tell_lost_work,
 )
@@ -93,13 +95,13 @@ class Invocation:
         self._post_early = post_early
         self._given: tuple[Any, ...] = () if plan.lifespan is None else (None,)
         ends = bounded(checked(context), plan.margin, plan.caller_left(event, context))
-        self._deadline = Deadline(*ends, plan.name, plan.error, interrupt=plan.interrupt)
+        self._deadline = Deadline(*ends, plan.name, plan.error, interrupt=plan.interrupt, alone=True)
         self._outer = contextvars.copy_context()
         self._outer.run(_invocation.set, self)
         self._worker: asyncio.Task[Outcome] | None = None
         self._interruption: BaseException | None = None
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
-        self._guard = Guard(self._covers)
+        self._guard = Guard(self.covers)
         self._word = None if plan.notifier is None else plan.notifier.word(plan.name, event, context)
         self._hop = None
         if plan.resume is not None:
@@ -151,6 +153,7 @@ class Invocation:
 
     async def _body(self) -> Any:
         async with self._deadline:
+            tell_clamped(self._plan, self._deadline)
             if self._word is not None:
                 self._word.arm(self._deadline)
             if self._hop is not None:
@@ -171,7 +174,7 @@ class Invocation:
         try:
             return await self._plan.function(self._event, self._context, *self._given)
         except Exception as error:
-            if self._ours(error) is None:
+            if self._ours(error) is None and not self._deadline.explains(error):
                 await hop.release()
             raise
 
@@ -390,9 +393,10 @@ class Invocation:
 
     def _unfinished(self) -> list[asyncio.Task[Any]]:
         """The tasks that this invocation has started and that are not done."""
-        return [task for task in asyncio.all_tasks() if self._covers(context_of(task))]
+        return [task for task in asyncio.all_tasks() if self.covers(context_of(task))]
 
-    def _covers(self, context: contextvars.Context) -> bool:
+    def covers(self, context: contextvars.Context) -> bool:
+        """Whether what runs in a context was started by this invocation."""
         return context.get(_invocation) is self
 
     def _begins(
@@ -442,8 +446,7 @@ class Invocation:
             else f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', '?')})"
             for task in tasks
         ]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        return ", ".join(names[:5]) + more
+        return few_of(names)
 
     def _draining(self) -> float:
         """Half of what is left, at most: the rest is for the answer."""

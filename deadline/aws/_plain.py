@@ -27,6 +27,7 @@ from deadline.aws._ending import (
     grace_of,
     mitigated,
     mitigates_until,
+    tell_clamped,
     tell_exceeded,
     tell_lost_work,
 )
@@ -92,7 +93,7 @@ class PlainInvocation:
         self._event = event
         self._context = context
         ends = bounded(checked(context), plan.margin, plan.caller_left(event, context))
-        self._deadline = Deadline(*ends, plan.name, plan.error, interrupt=plan.interrupt)
+        self._deadline = Deadline(*ends, plan.name, plan.error, interrupt=plan.interrupt, alone=True)
         self._outer = contextvars.copy_context()
         self._word: PlainWord | None = (
             None if plan.notifier is None else plan.notifier.word(plan.name, event, context)  # type: ignore[assignment]
@@ -135,6 +136,7 @@ class PlainInvocation:
         return self._outer.copy().run(under, dl, work)
 
     def _body(self) -> Any:
+        tell_clamped(self._plan, self._deadline)
         if self._word is not None:
             self._word.arm(self._deadline)
         return _result(self._plan.function, self._event, self._context)

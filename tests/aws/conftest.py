@@ -179,7 +179,7 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     made = _environment._environment
     if made is not None:
         made.close()
-    _environment._environment = None
+    _environment._environment = _environment._why_replaced = None
     for kept in _environment._kept:
         if not kept.loop.is_closed() and not asyncio.all_tasks(kept.loop):
             kept.loop.close()

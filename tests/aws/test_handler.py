@@ -233,18 +233,65 @@ async def test_a_mitigation_without_time_says_so(virtual_clock: VirtualClock, so
         await f.invoke({}, FakeContext(source))
 
 
-async def test_of_a_margin_that_is_not_left_the_rest_is_shared(virtual_clock: VirtualClock) -> None:
-    """With a margin of 50 s and one second left, the response keeps a twentieth of the second."""
+async def test_a_margin_that_cannot_be_is_half_of_the_time(
+    virtual_clock: VirtualClock, told_by_handlers: list[Event]
+) -> None:
+    """With 5 s under a timeout of 3 s the work has half of it, and one warning says the numbers."""
 
-    @aws.handler(margin=50.0)
+    @aws.handler(margin=5.0)
     async def f(event: Any, context: Any) -> Any:
-        raise AssertionError
+        dl = current()
+        assert dl is not None
+        await asyncio.sleep(event)
+        return dl.margin, dl.remaining()
 
     @f.on_exceeded
-    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> float:
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return exceeded.report.margin, repr(exceeded.deadline)
+
+    assert await f.invoke(1, FakeContext(3.001)) == pytest.approx((1.5, 0.5))
+    margin, said = await f.invoke(9, FakeContext(3.001))
+    assert margin == pytest.approx(1.5)
+    assert "margin 1.500 s" in said
+    (warning,) = [event for event in told_by_handlers if event.name == "aws.margin_clamped"]
+    assert warning.level == logging.WARNING
+    assert {key: warning.fields[key] for key in ("function", "margin", "left", "kept")} == pytest.approx(
+        {"function": "f", "margin": 5.0, "left": 3.0, "kept": 1.5}
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "left", "margin"), [(3.0, 900.001, 1.5), (29.0, 900.001, 5.0), (3.0, 3.001, 1.5)], ids=str
+)
+async def test_a_margin_that_cannot_be_for_a_caller(
+    virtual_clock: VirtualClock, limit: float, left: float, margin: float
+) -> None:
+    """A caller that waits for less than the margin is answered in time; repr and report say what is kept."""
+
+    @aws.handler(margin=5.0, caller_limit=limit)
+    async def f(event: Any, context: Any) -> Any:
+        await asyncio.sleep(3600)
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
+        return exceeded.started, exceeded.report.margin, repr(exceeded.deadline)
+
+    started, kept, said = await f.invoke({}, FakeContext(left))
+    assert (started, kept) == (True, pytest.approx(margin))
+    assert f"margin {margin:.3f} s" in said
+
+
+async def test_a_margin_that_leaves_little_is_kept(
+    virtual_clock: VirtualClock, told_by_handlers: list[Event]
+) -> None:
+    """What can be kept is what somebody chose, and nothing is said of it."""
+
+    @aws.handler(margin=2.5)
+    async def f(event: Any, context: Any) -> float:
         return remaining()
 
-    assert await f.invoke({}, FakeContext(1.001)) == pytest.approx(0.95, abs=0.002)
+    assert await f.invoke({}, FakeContext(3.001)) == pytest.approx(0.5)
+    assert told_by_handlers == []
 
 
 @pytest.mark.parametrize("how", ["waits", "swallows", "shields"])
@@ -344,18 +391,21 @@ async def test_a_refusal_is_mitigated(virtual_clock: VirtualClock) -> None:
     assert await f.invoke({}, FakeContext(3.0)) == InsufficientTime.__name__
 
 
-async def test_nothing_left_on_entry_is_mitigated(virtual_clock: VirtualClock) -> None:
-    """The body does not run, and `on_exceeded` works with what there is."""
+async def test_nothing_left_on_entry_runs_nothing(virtual_clock: VirtualClock) -> None:
+    """Neither the body nor `on_exceeded`: there is no time for either."""
 
-    @aws.handler(margin=5.0)
+    @aws.handler
     async def f(event: Any, context: Any) -> Any:
         raise AssertionError
 
     @f.on_exceeded
     async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
-        return exceeded.started
+        raise AssertionError
 
-    assert await f.invoke({}, FakeContext(3.0)) is False
+    with pytest.raises(DeadlineExceeded, match="before it began") as caught:
+        await f.invoke({}, FakeContext(0.0))
+    assert caught.value.started is False
+    assert "on_exceeded had no time to begin" in str(caught.value)
 
 
 async def test_a_body_that_finishes_late_keeps_its_answer(virtual_clock: VirtualClock) -> None:

@@ -352,19 +352,37 @@ def test_a_swallowed_interrupt_is_raised_again_and_the_result_does_not_stand(tim
 
 
 @slow
-def test_a_real_error_wins() -> None:
-    """One that is raised while the interrupt unwinds leaves, with a note."""
+@pytest.mark.parametrize("mitigated", [True, False])
+def test_a_real_error_after_the_interrupt_is_an_expiry(*, mitigated: bool) -> None:
+    """One that is raised while the interrupt unwinds is its cause: the time ran out all the same."""
 
     @aws.handler(margin=0.1)
     def f(event: Any, context: Any) -> Any:
         try:
             block()
-        finally:
-            raise OutOfStock("no more of it")
+        except BaseException:
+            raise OutOfStock("no more of it") from None
+
+    if mitigated:
+        f.on_exceeded(lambda exceeded, event, context: exceeded)
 
     error = called(f)
-    assert type(error).__name__ == "OutOfStock"
-    assert "raised while its block was being cut" in str(error)
+    assert isinstance(error, DeadlineExceeded)
+    if mitigated:
+        assert isinstance(error.__cause__, OutOfStock)
+    else:
+        assert "caused by OutOfStock: no more of it" in str(error)
+
+
+def test_a_real_error_before_the_interrupt_is_no_expiry() -> None:
+    """An error within the time fails the invocation, and nobody is asked."""
+
+    @aws.handler(margin=0.1)
+    def f(event: Any, context: Any) -> Any:
+        raise OutOfStock("no more of it")
+
+    f.on_exceeded(lambda exceeded, event, context: exceeded)
+    assert type(called(f)) is OutOfStock
 
 
 @slow
