@@ -7,6 +7,7 @@ deadline around it that expires cuts it like any other work.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import math
@@ -189,6 +190,7 @@ async def fallback(
     """
     _check(call, key, default, cache)
     seconds, fair = _allowed(within)
+    before = _cancellations()
     try:
         if seconds == math.inf:
             value = await call()
@@ -201,7 +203,9 @@ async def fallback(
         if _is_of_a_deadline_around(error):
             raise
         if remaining() <= 0.0:
-            await checkpoint()  # the time is up: this is a cut like any other, if it reaches this task
+            await checkpoint()
+            if _cancellations() > before:  # the error was made of the cut, and must not hide it
+                raise asyncio.CancelledError from error
         answer = _instead(key, default, cache)
         if answer is None:
             raise
@@ -293,3 +297,9 @@ def _check(call: Any, key: Any, default: Any, cache: Any) -> None:
             f"cache: expected a LastGood, got {cache!r} ({type(cache).__name__}); write cache=LastGood(), "
             "made once"
         )
+
+
+def _cancellations() -> int:
+    """How often the running task has been cancelled, less what was taken back."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()

@@ -252,6 +252,17 @@ class Deadline:
             end = min(end, around.hard if hard else around.soft)
         return max(0.0, end - self._clock.now())
 
+    def until_cancelled(self) -> float:
+        """Seconds until what the running task awaits is cancelled, at the latest.
+
+        That is `remaining()`; in a task that has been cut and cleans up, until unwinding has had its time.
+        """
+        task = asyncio.current_task()
+        if self._state != "open" or task is None or not task.cancelling():
+            return self.remaining()
+        ends = (dl._levels_at if dl._cut_at < math.inf else dl.soft for dl in (self, *self._around()))
+        return max(0.0, min(ends) - self._clock.now())
+
     def _is_past(self, now: float) -> bool:
         """Whether this or a deadline around it is open and should have been cut."""
         around: Deadline | None = self
@@ -321,6 +332,7 @@ class Deadline:
         """
         if self._sample(plain_clock) >= self.soft:
             self._refuse()
+        self._task = None  # type: ignore[assignment]  # a deadline in a loop that runs inside looks at it
         self._state = "open"
         self._token = _current.set(self)
         if self._interrupt and self.soft < math.inf:

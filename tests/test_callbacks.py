@@ -66,6 +66,11 @@ CALLBACKS: Final = (
         "Deadline._cancel_once",
         "test_an_object_that_refuses_is_left_and_the_block_is_cut",
     ),
+    Callback(
+        "asgi", "call_at", "DeadlineMiddleware._stand_in", "its error goes to the loop's handler (test_asgi)"
+    ),
+    Callback("asgi", "call_at", "DeadlineMiddleware._stand_in, later", "the same"),
+    Callback("aws._pool", "add_done_callback", "Pool._forget", "its body removes from a set"),
     Callback("_cut", "call_later", "_deliver", "test_a_delivery_that_raises_is_repeated"),
     Callback("_cut", "call_soon", "asyncio's wake-up of a task", "asyncio's own"),
     Callback("_cut", "call_soon", "_raise", "raises SystemExit or KeyboardInterrupt by intent"),

@@ -68,7 +68,7 @@ class AwsCall(Call):
 
     def left(self) -> float:
         """Seconds until the call is cut."""
-        return math.inf if self.deadline is None else self.deadline.remaining()
+        return math.inf if self.deadline is None else self.deadline.until_cancelled()
 
     def further(self) -> int:
         """How many attempts could follow the present one."""

@@ -433,16 +433,17 @@ async def test_an_outer_deadline_cuts_the_call(connect: Connect, fault_proxy: Fa
 async def test_a_call_while_the_block_is_cut_is_cut_too(
     connect: Connect, fault_proxy: FaultProxy, told: list[Event]
 ) -> None:
-    """In a `finally` of a block that is being cut a call is cut and not refused: the edge raises."""
+    """In a `finally` of a block that is being cut a call is sent, and cut when unwinding has had its time."""
     client = await connect()
     fault_proxy.add(Stall())
     seen: list[type[BaseException]] = []
     before = len(fault_proxy.log)
     with pytest.raises(DeadlineExceeded) as caught:
-        async with deadline(0.1) as dl:
+        async with deadline(1.1, margin=1.0) as dl:
             try:
                 await client.list_tables()
             finally:
+                sent = len(fault_proxy.log)
                 try:
                     await client.list_tables()
                 except BaseException as error:
@@ -451,8 +452,7 @@ async def test_a_call_while_the_block_is_cut_is_cut_too(
     assert seen == [asyncio.CancelledError]
     assert caught.value.deadline is dl
     assert type(caught.value) is DeadlineExceeded
-    assert len(fault_proxy.log) == before + 1
-    assert told == []
+    assert before < sent < len(fault_proxy.log)
 
 
 # --- many calls -------------------------------------------------------------------------------------------
