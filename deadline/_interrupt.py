@@ -31,7 +31,8 @@ dropped. It may be lost all the same (`gather(return_exceptions=True)`, `except 
 deadline remembers it, and decides at its edge.
 
 The alarm belongs to the process, and may be in use: whoever had the handler and the timer has both back when
-the last deadline that needs it is left, the timer with what then remains of its time.
+the last deadline that needs it is left, the timer with what then remains of its time. Whoever sets a handler
+meanwhile keeps it: our timer is set under our handler only, and stopped wherever another is found.
 """
 
 from __future__ import annotations
@@ -62,8 +63,12 @@ TICK: Final = 0.003
 RETRY: Final = 0.001
 """Seconds until a place that must not be interrupted is looked at again."""
 
-FALLBACK: Final = 0.01
-"""Seconds until the alarm rings again if a ring could not even set the next: at the limit of recursion."""
+FALLBACK: Final = 0.010007
+"""Seconds until the alarm rings again if a ring could not even set the next: at the limit of recursion.
+
+As the interval of the timer it is a mark as well: nobody else uses this number, so it tells our timer from
+another's (`_is_ours`).
+"""
 
 MOST_SWALLOWED: Final = 2
 """Interrupts after which what still blocks is known for swallowing them."""
@@ -342,22 +347,37 @@ class Alarm:
         if signal.getsignal(signal.SIGALRM) is None:
             return "SIGALRM is handled by C code"
         left, interval = signal.setitimer(signal.ITIMER_REAL, 0.0)
-        self._before = (signal.signal(signal.SIGALRM, self._rings), left, interval, time.monotonic())
+        if _is_ours(interval):  # put back after our last deadline, by a block that had saved it
+            left = interval = 0.0
+        handler = signal.signal(signal.SIGALRM, self._rings)
+        if handler == self._rings:  # put back likewise
+            handler = self._before[0]
+        self._before = (handler, left, interval, time.monotonic())
         self._asked, self._swallowed = False, 0
         return None
 
     def _give_back(self) -> None:
         _strike_no_more()
-        if signal.getsignal(signal.SIGALRM) != self._rings:
-            return  # somebody in the block took it, and has it now
+        if not self._holds():
+            return  # somebody in the block took it, and has it now, with the timer
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         handler, left, interval, since = self._before
         signal.signal(signal.SIGALRM, handler)
         if left > 0.0:
             signal.setitimer(signal.ITIMER_REAL, max(RETRY, left - (time.monotonic() - since)), interval)
 
+    def _holds(self) -> bool:
+        """Whether SIGALRM comes to us. If not, the timer is stopped where it is ours."""
+        if signal.getsignal(signal.SIGALRM) == self._rings:
+            return True
+        if _is_ours(signal.getitimer(signal.ITIMER_REAL)[1]):
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        return False
+
     def _ring_in(self, seconds: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0.0 if seconds == math.inf else max(RETRY, seconds), FALLBACK)
+        if self._holds():
+            in_time = 0.0 if seconds == math.inf else max(RETRY, seconds)
+            signal.setitimer(signal.ITIMER_REAL, in_time, FALLBACK)
 
     def _rings(self, _number: int, frame: FrameType | None) -> None:
         """Handle SIGALRM. What is raised here comes out where the main thread just was.
@@ -431,6 +451,11 @@ class Alarm:
         failure, self._failure = self._failure, None
         if failure is not None:
             emit("deadline.interrupt_failed", logging.ERROR, error=shown(failure))
+
+
+def _is_ours(interval: float) -> bool:
+    """Whether a timer with this interval, in seconds, is ours. The system counts in microseconds."""
+    return round(interval * 1e6) == round(FALLBACK * 1e6)
 
 
 # --- what swallows everything -----------------------------------------------------------------------------
