@@ -210,10 +210,15 @@ def has_come(task: asyncio.Task[Any]) -> bool:
 
 def may_refuse(task: asyncio.Task[Any]) -> bool:
     """Whether a task waits for an object of a class that is not asyncio's own, whose `cancel` may raise."""
-    return type(getattr(task, "_fut_waiter", None)).__module__ not in _ASYNCIOS
+    waiter = getattr(task, "_fut_waiter", None)
+    return waiter is not None and getattr(type(waiter), "cancel", None) not in _ASYNCIOS
 
 
-_ASYNCIOS: Final = frozenset({"builtins", "_asyncio", "asyncio.futures", "asyncio.tasks"})
+_ASYNCIOS: Final = (
+    asyncio.Future.cancel,
+    asyncio.Task.cancel,
+    getattr(asyncio.tasks, "_GatheringFuture", asyncio.Future).cancel,
+)
 
 
 def remove(sleep: Sleep) -> None:

@@ -125,6 +125,10 @@ class Record:
         except Exception:  # noqa: BLE001  # see above
             _log("looking at %s failed: the report says what was awaited a little earlier", host)
 
+    def sheltered(self) -> tuple[asyncio.Task[object], ...]:
+        """The tasks that the block waits for behind `asyncio.shield`: its cut leaves them running."""
+        return () if self._sighting is None else self._sighting.sheltered
+
     async def close_resources(self) -> None:
         """Close what the block has opened."""
         for resource in self.resources():

@@ -23,6 +23,7 @@ import asyncio
 import logging
 import math
 import os
+import sys
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, final
@@ -39,7 +40,7 @@ from deadline._interrupt import alarm
 from deadline._margin import shares
 from deadline._record import Record
 from deadline._short import quoted
-from deadline._sighting import context_of, left_running, running_inside
+from deadline._sighting import context_of, left_running, locate, running_inside
 from deadline._timer import Clock, PlainClock, clock_of, plain_clock
 
 if TYPE_CHECKING:
@@ -73,9 +74,11 @@ ASSUMED: Final = 1.0
 # The switch an operator wants at night; a function's environment does not change while it runs.
 DISABLED = os.environ.get("DEADLINE_DISABLED", "").strip().lower() in {"1", "true", "yes", "on"}
 
+_NOTHING_TO_LEAVE: Final = frozenset({"disabled", "dropped"})
+
 _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
-_State = Literal["new", "open", "closed", "disabled"]
+_State = Literal["new", "open", "closed", "disabled", "dropped"]
 
 
 def deadline(
@@ -156,6 +159,7 @@ class Deadline:
         "_margin",
         "_outside",
         "_parent",
+        "_place",
         "_record",
         "_retry",
         "_scope",
@@ -168,6 +172,7 @@ class Deadline:
         "hard",
         "name",
         "overran",
+        "sheltered",
         "soft",
         "wakes_at",
     )
@@ -178,6 +183,7 @@ class Deadline:
     _entered: float
     _outside: CancelScope | None
     _cancelling: int
+    _place: tuple[CodeType, int]
     _token: Token[Deadline | None]
     _unheld: float
     wakes_at: float
@@ -210,6 +216,7 @@ class Deadline:
         self.name = name if name is None else str.__str__(name)  # a subclass may have a repr of its own
         self.soft = self.hard = math.nan
         self.overran = 0.0
+        self.sheltered: tuple[asyncio.Task[object], ...] = ()
 
     # --- what a user asks ---------------------------------------------------------------------------------
 
@@ -315,6 +322,8 @@ class Deadline:
         if self.soft <= now or (self._parent is not None and self._parent._is_past(now)):
             await self._enter_late()
         self._outside = innermost(task)
+        frame = sys._getframe(1)  # inspect's costs more than the rest of the entry
+        self._place = frame.f_code, frame.f_lasti
         self._cancelling = task.cancelling()
         self._state = "open"
         self._token = _current.set(self)
@@ -434,6 +443,7 @@ class Deadline:
             return
         try:
             self.record().look_again(self._task, now)
+            self.sheltered = self.record().sheltered()
             self._levels_at = self._unwinds_until(now)
             self._clock.disarm(self)
             self.handle = self._clock.loop.call_at(
@@ -563,7 +573,7 @@ class Deadline:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._state == "disabled":
+        if self._state in _NOTHING_TO_LEAVE:
             return
         now = self._close()
         try:
@@ -627,8 +637,32 @@ class Deadline:
         now = self._clock.now()
         self._state = "closed"
         self._expired = now >= self.soft
+        if _current.get() is not self and isinstance(self._clock, Clock):
+            self._drop_inner()
         _reset(self._token)
         return now
+
+    def _drop_inner(self) -> None:
+        """Close the deadlines that this task entered inside and has not left, as broken-off generators do."""
+        inside = _current.get()
+        inner = []
+        while inside is not None and inside is not self:
+            if inside._state == "open" and inside._task is self._task:
+                inner.append(inside)
+            inside = inside._parent
+        for dl in inner if inside is self else ():
+            dl._clock.disarm(dl)
+            alarm.disarm(dl)
+            if dl._cut_at < math.inf:
+                dl._take_back(None)
+            dl._state = "dropped"
+            emit(
+                "deadline.left_open",
+                logging.WARNING,
+                deadline=dl.name,
+                entered=str(locate(dl._place)),
+                around=self.name,
+            )
 
     def _decide(self, exc: BaseException | None, now: float) -> None:
         """Raise our own error, if it is what leaves instead.
@@ -867,6 +901,16 @@ class Deadline:
     def unheld_soft(self) -> float:
         """When the block would be cut without critical sections."""
         return self._unheld if self._holds else self.soft
+
+    @property
+    def cut_at(self) -> float:
+        """When the block was cut; `inf` if it was not."""
+        return self._cut_at
+
+    @property
+    def unwinds_until(self) -> float:
+        """Until when what cleans up after the cut is let alone; `inf` without one."""
+        return self._levels_at
 
     def hold(self) -> list[Deadline]:
         """Put off the cut, here and in every deadline around, into the margin: a critical section is open.

@@ -124,7 +124,7 @@ class Sighting:
             always looked at.
     """
 
-    __slots__ = ("_host", "_others", "_waiter")
+    __slots__ = ("_host", "_others", "_waiter", "sheltered")
 
     def __init__(
         self,
@@ -134,6 +134,7 @@ class Sighting:
         until: float,
     ) -> None:
         self._others: list[tuple[asyncio.Task[Any], _Sighted]] = []
+        self.sheltered: tuple[asyncio.Task[Any], ...] = ()
         seen: set[Any] = {host}
         self._waiter = _waiter(host)
         threads = Threads()
@@ -158,6 +159,8 @@ class Sighting:
         else:
             self._host = _Sighted(host, _look(host, Threads(), further=False)[0], now, host=True)
         self._others = [(task, sighted) for task, sighted in self._others if not task.done()]
+        waiting = (host, *(task for task, _ in self._others))
+        self.sheltered = tuple(task for one in waiting for task in _behind_shield(_waiter(one)))
 
     def _all(self) -> Iterator[_Sighted]:
         yield self._host
@@ -244,6 +247,22 @@ def _waited_for(future: Any) -> Iterable[asyncio.Task[Any]]:
     if isinstance(future, asyncio.Task):
         return (future,)
     return [child for child in getattr(future, "_children", ()) if isinstance(child, asyncio.Task)]
+
+
+def _behind_shield(future: object) -> Iterator[asyncio.Task[Any]]:
+    """The task that `asyncio.shield` holds, if `future` is what that function returned."""
+    for callback, _ in getattr(future, "_callbacks", None) or ():
+        if getattr(callback, "__code__", None) in _SHIELD:
+            held = (cell.cell_contents for cell in callback.__closure__)
+            yield from (one for one in held if isinstance(one, asyncio.Task))
+
+
+_SHIELD: Final = frozenset(
+    one
+    for one in asyncio.shield.__code__.co_consts
+    if isinstance(one, CodeType) and one.co_name == "_outer_done_callback"
+)
+"""The code of what `shield` has called when its future is done, and which refers to the task inside."""
 
 
 def _groups_and_waits(link: Any, code: CodeType) -> Iterator[asyncio.Task[Any]]:

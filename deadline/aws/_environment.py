@@ -17,6 +17,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from deadline._events import emit, shown
+from deadline.aws._started import start
 
 if TYPE_CHECKING:
     import contextvars
@@ -132,6 +133,7 @@ class Environment:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_task_factory(start)
         self._pool = self._new_pool()
         self._lifespans: dict[Factory, Lifespan] = {}
 

@@ -52,6 +52,7 @@ from deadline.aws._ending import (
     tell_lost_work,
 )
 from deadline.aws._guard import Guard
+from deadline.aws._started import describe, started_since
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -414,24 +415,37 @@ class Invocation:
         return begins
 
     async def _drain(self) -> None:
-        """End and name what is left."""
+        """End and name what is left; what cleans up after a cut, when the unwinding share is over."""
         tasks = self._unfinished()
-        if tasks:
-            # What closes a forgotten generator is a task as well, and not one that anybody left.
-            left = [task for task in tasks if inspect.iscoroutine(task.get_coro())]
-            named = [task for task in left if task is not self._worker]  # whoever called `invoke` gave up
-            if named:
-                emit("aws.left_running", logging.WARNING, function=self._plan.name, tasks=self._names(named))
-            for task in left:
-                cancel(task)
-            _, stubborn = await asyncio.wait(tasks, timeout=self._draining())
-            if await abandon(stubborn):
-                self.stuck = True
+        cleaning = [task for task in tasks if self._cleans_up(task)]
+        await self._end([task for task in tasks if task not in cleaning])
+        if cleaning:
+            left = self._deadline.unwinds_until - self._deadline.now()
+            await asyncio.wait(cleaning, timeout=max(0.0, left))
+            await self._end(self._unfinished())
         for generator in list(self._generators):
             if generator.ag_frame is not None and not generator.ag_running:  # type: ignore[attr-defined]
                 closing = asyncio.ensure_future(generator.aclose())
                 _, stubborn = await asyncio.wait([closing], timeout=self._draining())
                 await abandon(stubborn)
+
+    def _cleans_up(self, task: asyncio.Task[Any]) -> bool:
+        """Whether the unwinding started a task, or the cut found the body waiting for it behind a shield."""
+        return task in self._deadline.sheltered or started_since(task, self._deadline.cut_at)
+
+    async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
+        if not tasks:
+            return
+        # What closes a forgotten generator is a task as well, and not one that anybody left.
+        left = [task for task in tasks if inspect.iscoroutine(task.get_coro())]
+        named = [task for task in left if task is not self._worker]  # whoever called `invoke` gave up
+        if named:
+            emit("aws.left_running", logging.WARNING, function=self._plan.name, tasks=self._names(named))
+        for task in left:
+            cancel(task)
+        _, stubborn = await asyncio.wait(tasks, timeout=self._draining())
+        if await abandon(stubborn):
+            self.stuck = True
 
     def _protect(self) -> None:
         """Have the alarm interrupt what blocks the loop between and after the deadlines."""
@@ -440,13 +454,7 @@ class Invocation:
 
     def _names(self, tasks: list[asyncio.Task[Any]]) -> str:
         """The tasks' names and functions, a few of them; the worker has the handler's name."""
-        names = [
-            task.get_name()
-            if task is self._worker
-            else f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', '?')})"
-            for task in tasks
-        ]
-        return few_of(names)
+        return few_of([task.get_name() if task is self._worker else describe(task) for task in tasks])
 
     def _draining(self) -> float:
         """Half of what is left, at most: the rest is for the answer."""
