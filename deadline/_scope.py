@@ -518,6 +518,11 @@ class Deadline:
         if self._scope is not None and self._scope.on_reach is not None:
             self._scope.stop()
 
+    def cancel_on(self) -> None:
+        """Have the unwinding share end now, if the block was cut and is still open."""
+        if self._cut_at < math.inf:
+            self._cancel_always()
+
     def _cancel_always(self) -> None:
         """Cancel whatever awaits in the block from now on, until it is left."""
         self._clock.disarm(self)

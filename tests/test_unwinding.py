@@ -101,7 +101,7 @@ async def test_what_still_awaits_is_cut_again_around_any_body(body: Callable[[],
 
 
 async def test_without_a_margin_cleaning_up_has_a_bound() -> None:
-    """Without a margin a `finally` that hangs is cut after a few seconds; `asyncio.timeout` never does that."""
+    """Without a margin a `finally` that hangs is cut after some seconds, as `asyncio.timeout` never does."""
     with pytest.raises(DeadlineExceeded):
         async with deadline(1.0):
             try:

@@ -64,6 +64,9 @@ if TYPE_CHECKING:
 DRAINING: Final = 0.2
 """Seconds for which the end of an invocation waits for the tasks that it has cancelled."""
 
+LAST_TURNS: Final = 0.002
+"""Seconds that a body has to end when its unwinding share is over and every await of it is cut."""
+
 _invocation: ContextVar[Invocation | None] = ContextVar("deadline_invocation", default=None)
 
 
@@ -374,8 +377,12 @@ class Invocation:
         while not worker.done():
             left = leave_at() - asyncio.get_running_loop().time()
             if left <= 0:
-                return None
+                self._deadline.cancel_on()
+                await asyncio.wait([worker], timeout=LAST_TURNS)
+                break
             await asyncio.wait([worker], timeout=None if left == math.inf else left)
+        if not worker.done():
+            return None
         outcome = Outcome(None, asyncio.CancelledError()) if worker.cancelled() else worker.result()
         if self._interruption is not None and outcome.error is not None:
             return Outcome(None, self._interruption)
