@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from deadline._short import LONGEST, LONGEST_FIELD, shortened
+from deadline._short import LONGEST, LONGEST_FIELD, printable, shortened
 
 logger = logging.getLogger("deadline")
 
@@ -35,7 +35,7 @@ class Event(NamedTuple):
         line = " ".join(
             [self.name, *(f"{key}={_short(value)}" for key, value in fields if not _is_block(key, value))]
         )
-        return "\n".join([line, *(value for key, value in fields if _is_block(key, value))])
+        return "\n".join([line, *(printable(value) for key, value in fields if _is_block(key, value))])
 
 
 Subscriber: TypeAlias = Callable[[Event], object]

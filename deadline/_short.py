@@ -1,7 +1,8 @@
-"""How much of a text is shown: names and paths may come from anybody, and be of any length."""
+"""How much of a text is shown, and which characters: names and errors may come from anybody."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 LONGEST: Final = 200
@@ -19,3 +20,12 @@ def shortened(text: str, most: int = LONGEST) -> str:
 def quoted(name: str) -> str:
     """A name as messages have it: in quotes, on one line, of at most `LONGEST` characters."""
     return repr(shortened(name))
+
+
+_CONTROLS: Final = r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
+"""Terminal sequences, control characters but tab and newline, and what turns or breaks a line."""
+
+
+def printable(text: str, *, line: bool = False) -> str:
+    """The text without what a terminal or a log viewer would obey; of a `line`, no end either."""
+    return re.sub(_CONTROLS + r"|[\t\n]" * line, "", text)

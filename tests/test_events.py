@@ -198,3 +198,10 @@ async def test_of_nested_deadlines_only_the_owner_tells(virtual_clock: object, t
         async with deadline(1.0, name="outer"), deadline(1.0, name="inner"), deadline(5.0, name="in it"):
             await asyncio.sleep(9)
     assert [event.fields["deadline"] for event in told] == ["outer"]
+
+
+def test_a_block_below_the_line_moves_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    """Terminal sequences and control characters in a report are not logged; its lines stay."""
+    with caplog.at_level(logging.WARNING, logger="deadline"):
+        emit("aws.exceeded", logging.WARNING, report="one\x1b[2Jtwo\x07\nthree\u202e")
+    assert caplog.messages == ["aws.exceeded\nonetwo\nthree"]

@@ -19,12 +19,12 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import re
 import struct
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deadline._section import watch_steps
+from deadline._short import printable
 
 if TYPE_CHECKING:
     from deadline._report import Step
@@ -197,15 +197,6 @@ def read(content: Any) -> Trace | None:
         stack=printable(content[max(room, PAGE) :].decode(errors="replace")),
         event_cut=PAGE + of_event > min(event_ends, len(content)),
     )
-
-
-_CONTROLS: Final = r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
-"""Terminal sequences, control characters but tab and newline, and what turns or breaks a line."""
-
-
-def printable(text: str, *, line: bool = False) -> str:
-    """The text without what a terminal or a log viewer would obey; of a `line`, no end either."""
-    return re.sub(_CONTROLS + r"|[\t\n]" * line, "", text)
 
 
 def identity(function: str, context: Any) -> Identity:

@@ -50,7 +50,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakSet
 
 from deadline._events import emit
-from deadline.aws._armed import Armed, armed, printable, read
+from deadline._short import printable
+from deadline.aws._armed import Armed, armed, read
 from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._message import message, sealed
 from deadline.aws._notice import MEGABYTE
