@@ -266,3 +266,16 @@ async def test_while_unwinding_nothing_remains_and_the_deadline_is_current() -> 
                 await asyncio.sleep(0.125)
                 seen.append((remaining(), current()))
     assert seen == [(0.0, dl)]
+
+
+async def test_a_deadline_in_a_finally_of_one_that_was_cut() -> None:
+    """As `test_nested_timeout_in_finally` of CPython's own tests has it of `asyncio.timeout`."""
+    with pytest.raises(DeadlineExceeded):
+        async with deadline(0.01):
+            try:
+                await asyncio.sleep(1)
+            finally:
+                with pytest.raises(DeadlineExceeded):
+                    async with deadline(0.01):
+                        await asyncio.sleep(10)
+    assert now() == 0.02
