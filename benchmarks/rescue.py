@@ -50,7 +50,7 @@ ENTRANTS = {
 }
 """To each its function in `_rescue_functions.py`."""
 
-LAYERS = {"aws.interrupted": 3, "aws.left_behind": 2}
+LAYERS = {"aws.interrupted": 3, "blocking the loop, interrupted": 3, "aws.left_behind": 2}
 
 
 class Shot(NamedTuple):

@@ -9,8 +9,9 @@ Raising at any time and place orphans tasks, kills loops and leaves locks behind
 passes three questions first:
 
 - Is the loop blocked? It was asked to run a callback at the ring before, and has not.
-- Is a deadline past that the running task is in? The handler sees the task's context. Cleaning up after a
-  cut is no blocking before its share of the margin is over (`Target.strikes_at`).
+- Is a deadline past that the running task is in, and a tenth of its margin over? What blocks for less ends by
+  itself. The handler sees the task's context. Cleaning up after a cut is no blocking before its share of
+  the margin is over (`Target.strikes_at`).
 - May this place be interrupted? `interruptible` decides, on plain data. From the interrupted frame outward to
   the first coroutine there must be nothing that keeps the loop's books.
 

@@ -71,6 +71,9 @@ rollback needs a round trip."""
 ASSUMED: Final = 1.0
 """Seconds of margin that a deadline without one spares in interrupting what blocks it: nothing ends it."""
 
+LEAST_PATIENCE: Final = 0.005
+"""Seconds after soft until a blocked loop is interrupted, whatever the margin."""
+
 # The switch an operator wants at night; a function's environment does not change while it runs.
 DISABLED = os.environ.get("DEADLINE_DISABLED", "").strip().lower() in {"1", "true", "yes", "on"}
 
@@ -553,13 +556,20 @@ class Deadline:
 
     @property
     def strikes_at(self) -> float:
-        """Just after the soft instant, where the loop's own timer would have cut; after the cut's share."""
+        """A tenth of the margin after soft, for what ends by itself; after the cut, when its share is over.
+
+        Where no loop runs nothing else ends the block, and so it is the soft instant.
+        """
         if self._cut_at == math.inf:
-            return self.soft if self._clock.loop is None else self.soft + TIE
+            return self.soft if self._clock.loop is None else self.soft + self._patience()
         if self._holds and self._clock.loop is None:
             return self.shares().undo  # a loop inside waits for it, which is no hanging
         soft, margin = self.spared
         return shares(soft, soft + margin).unwinding
+
+    def _patience(self) -> float:
+        """Seconds that a blocked loop has to run again by itself, and to cut the block at an await."""
+        return max(LEAST_PATIENCE, self.margin and self.spared[1] / 10)
 
     @property
     def spared(self) -> tuple[float, float]:
@@ -773,7 +783,8 @@ class Deadline:
     def _tell(self, now: float, *, started: bool) -> None:
         blocked = self.record().blocked_in()
         if blocked is not None:
-            emit("deadline.interrupted", logging.WARNING, deadline=self.name, blocked=blocked)
+            level = logging.INFO if self._alone else logging.WARNING  # a handler warns of the expiry itself
+            emit("deadline.interrupted", level, deadline=self.name, blocked=blocked)
         emit(
             "deadline.exceeded",
             logging.INFO,

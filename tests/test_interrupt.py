@@ -444,6 +444,43 @@ def test_a_body_that_blocks_a_little_keeps_its_result() -> None:
     pytest.fail("it was interrupted twenty times")
 
 
+@pytest.mark.parametrize(
+    ("limits", "patience"),
+    [
+        ({"margin": 1.0}, 0.1),
+        ({"margin": 0.02}, 0.005),
+        ({"margin": 0.0}, 0.005),
+        ({"margin": 2.0, "caller_limit": 2.0}, 0.1),
+    ],
+)
+def test_an_interrupt_waits_for_a_tenth_of_the_margin(limits: Any, patience: float) -> None:
+    """For 5 ms at least; the margin is the one that the caller's limit leaves."""
+
+    async def main() -> float:
+        async with deadline(10.0, interrupt=True, **limits) as dl:
+            return dl.strikes_at - dl.soft
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(main()) == pytest.approx(patience)
+
+
+@slow
+def test_what_computes_in_slices_is_cut_at_an_await() -> None:
+    """A slice that lasts over the soft instant ends by itself."""
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded) as caught:
+            async with deadline(SOON + 5.0, margin=5.0, interrupt=True):
+                while True:
+                    block(0.04)
+                    await asyncio.sleep(0)
+        assert not caught.value.report.blocked
+
+    before = alarm.raised
+    asyncio.run(main())
+    assert alarm.raised == before
+
+
 @slow
 def test_cleaning_up_after_a_cut_is_no_blocking() -> None:
     """The cut's share of the margin is its own; what blocks beyond it is interrupted."""

@@ -106,7 +106,8 @@ class Plan:
             "left a task that nothing could end" if invocation.stuck else "was interrupted (recycle=True)"
         )
         if alarm.raised > interrupts:
-            emit("aws.interrupted", logging.WARNING, function=self.name, interrupts=alarm.raised)
+            level = logging.INFO if invocation.told_interrupt else logging.WARNING
+            emit("aws.interrupted", level, function=self.name, interrupts=alarm.raised)
             invocation.stuck |= self.recycle
         invocation.close()
         explain_other_loop(outcome.error)
@@ -347,7 +348,7 @@ def handler(
             a plain function is not cut at all.
         recycle: After an interrupt have the next invocation begin with a new loop and enter the lifespan
             again; whatever was interrupted may have left the old ones half-way. Default: go on, and
-            warn by the event `aws.interrupted`.
+            say so by the event `aws.interrupted`.
         caller_limit: Until when whoever waits must have its answer. `"auto"`: as `aws.callers` knows of the
             event's source, and as that caller itself says in Lambda's client context (an installed client's
             `Invoke`), for which it needs the right to invoke the function. Seconds, where the source's limit

@@ -82,6 +82,7 @@ class Invocation:
 
     Attributes:
         stuck: Whether a task is left that nothing could end, so that this loop must not be used again.
+        told_interrupt: Whether the event `aws.exceeded` has told what was interrupted.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Invocation:
             self._hop = plan.resume.open(event, context, plan.outside)
             self._outer.run(plan.resume.bind, self._hop)
         self.stuck = False
+        self.told_interrupt = False
 
     async def run(self) -> Outcome:
         """Run it to its answer, or to what the body or the mitigation raised."""
@@ -243,6 +245,7 @@ class Invocation:
         if self._hop is not None and self._hop.snapshot is not None:
             outcome = await self._carried_on(self._hop, exceeded, undoing)
         else:
+            self.told_interrupt = bool(exceeded.report.blocked)
             tell_exceeded(plan, self._context, exceeded)
             telling = self._tell(exceeded, ends) if self._word else None
             outcome = await self._mitigated(exceeded, undoing)

@@ -84,9 +84,11 @@ class PlainInvocation:
 
     Attributes:
         stuck: False: no loop is left.
+        told_interrupt: Whether the event `aws.exceeded` has told what was interrupted.
     """
 
     stuck = False
+    told_interrupt = False
 
     def __init__(self, plan: PlainPlan, event: Any, context: Any) -> None:
         self._plan = plan
@@ -145,6 +147,7 @@ class PlainInvocation:
         """Mitigate, and tell."""
         plan, dl = self._plan, self._deadline
         ends = dl.shares().mitigation
+        self.told_interrupt = bool(exceeded.report.blocked)
         tell_exceeded(plan, self._context, exceeded)
         telling = None
         if self._word is not None:

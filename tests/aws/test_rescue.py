@@ -99,7 +99,7 @@ def shoot(body: str, queue: Queue, scale: int, handler: str) -> tuple[int, str]:
         wrong += f"told again: {notices}"
     if any(one.init_duration is not None for one in after):
         wrong += "the environment was lost"
-    if "aws.interrupted" in ended.log:
+    if any(says in ended.log for says in ("blocking the loop, interrupted", "aws.interrupted")):
         return INTERRUPTED, wrong
     return LEFT_BEHIND if "aws.left_behind" in ended.log else CUT, wrong
 
