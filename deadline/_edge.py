@@ -9,7 +9,7 @@ from asyncio import CancelledError
 from typing import TYPE_CHECKING
 
 from deadline._errors import DeadlineExceeded, InsufficientTime, ends_by_refused_retry, says_time_is_up
-from deadline._interrupt import Interrupted
+from deadline._interrupted import Interrupted
 from deadline._short import quoted
 
 if TYPE_CHECKING:

@@ -53,6 +53,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from deadline._events import emit, shown
+from deadline._interrupted import LOOP_RUNNERS, USER_CALLS, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -78,10 +79,6 @@ LONGEST_STACK: Final = 50
 """Frames of the blocking code that are remembered, the innermost ones."""
 
 
-class Interrupted(BaseException):
-    """Raised in code that blocks the loop past its deadline, whose edge turns it into its own error."""
-
-
 # --- may this place be interrupted? -----------------------------------------------------------------------
 
 
@@ -94,6 +91,8 @@ class Place(NamedTuple):
         awaits: Whether it is a coroutine's or an asynchronous generator's.
         unawaited: Whether it has called something that it is about to await.
         hands_on: Whether it is in the middle of a call with arguments that it was given itself.
+        calls_user: Whether it calls a function of the user's, and handles whatever comes out of it.
+        runs_loop: Whether it runs an event loop.
     """
 
     module: str
@@ -101,6 +100,8 @@ class Place(NamedTuple):
     awaits: bool
     unawaited: bool = False
     hands_on: bool = False
+    calls_user: bool = False
+    runs_loop: bool = False
 
 
 _NEVER: Final = frozenset({"asyncio", "anyio", "uvloop", "deadline"})
@@ -116,14 +117,8 @@ _BOOKS: Final = frozenset({"_weakrefset", "weakref"})
 _LATE_FUNCTIONS: Final = frozenset({"__enter__", "__exit__", "__aenter__", "__aexit__"})
 
 
-# They call a plain function of the user's, or wait for a thread, and bear whatever comes out of it.
-_CALLS_YOURS: Final = frozenset(
-    {
-        ("deadline._section", "undo"),
-        ("deadline.aws._plain", "call_yours"),
-        ("asyncio.base_events", "shutdown_default_executor"),  # joins a thread
-    }
-)
+# Waits for a thread, and handles whatever comes out of that.
+_JOINS: Final = ("asyncio.base_events", "shutdown_default_executor")
 _WAITS: Final = ("selectors", "select")
 _WAITS_IN: Final = ("asyncio.base_events", "_run_once")
 
@@ -141,18 +136,19 @@ def interruptible(stack: Iterable[Place], spent: float, *, own: bool, leaves_loo
     if not own and spent < 2 / 3:
         return False
     waits = False
-    for depth, (module, function, awaits, unawaited, _) in enumerate(stack):
-        package, place = module.partition(".")[0], (module, function)
-        if (depth and place in _CALLS_YOURS) or (waits and place == _WAITS_IN):
+    for depth, one in enumerate(stack):
+        module, function = place = one.module, one.function
+        package = module.partition(".")[0]
+        if (depth and one.calls_user) or (waits and place == _WAITS_IN):
             return True
         waits = leaves_loop and not depth and place == _WAITS
         kept = package in _NEVER and module != _WITHOUT_LOOP
         if kept or function == "__del__" or (not depth and package in _BOOKS):
             return False
-        lost = unawaited and not depth  # an `__aexit__`, perhaps: its group would never be left
+        lost = one.unawaited and not depth  # an `__aexit__`, perhaps: its group would never be left
         if spent < 1 / 3 and (lost or package in _LATE or function in _LATE_FUNCTIONS):
             return False
-        if awaits:
+        if one.awaits:
             return True
     return False
 
@@ -161,7 +157,7 @@ def interruptible(stack: Iterable[Place], spent: float, *, own: bool, leaves_loo
 # exception handler. Outside of that call an exception would leave the loop.
 _CALLS_BACK: Final = ("asyncio.events", "_run")
 # uvloop does the same without a frame of its own: what it calls stands right on whoever runs it.
-_RUNS: Final = frozenset({("asyncio.runners", "run"), ("deadline.aws._environment", "run")})
+_RUNS: Final = ("asyncio.runners", "run")
 
 
 def borne(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
@@ -179,9 +175,8 @@ def borne(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
     if spent < 2 / 3:
         return False
     for depth, place in enumerate(stack):
-        where = place.module, place.function
-        if where == _CALLS_BACK or where in _RUNS:
-            return (place.hands_on or where in _RUNS) and (own or depth > 0)
+        if place.runs_loop or (place.module, place.function) == _CALLS_BACK:
+            return (place.hands_on or place.runs_loop) and (own or depth > 0)
         package = place.module.partition(".")[0]
         if package in _NEVER or place.function == "__del__" or (not depth and package in _BOOKS):
             return False
@@ -212,7 +207,16 @@ def _place(frame: FrameType) -> Place:
     name = "__del__" if collecting else name
     awaits = bool(code.co_flags & _AWAITS)
     hands_on = (module, name) == _CALLS_BACK and code.co_code[frame.f_lasti] == _CALL
-    return Place(module, name, awaits, awaits and is_unawaited(code, frame.f_lasti), hands_on)
+    unawaited = awaits and is_unawaited(code, frame.f_lasti)
+    return Place(module, name, awaits, unawaited, hands_on, _calls_user(frame), _runs_loop(frame))
+
+
+def _calls_user(frame: FrameType) -> bool:
+    return frame.f_code in USER_CALLS or _where(frame) == _JOINS
+
+
+def _runs_loop(frame: FrameType) -> bool:
+    return frame.f_code in LOOP_RUNNERS or _where(frame) == _RUNS
 
 
 def _code(called: object) -> CodeType | None:
@@ -232,10 +236,10 @@ def is_unawaited(code: CodeType, lasti: int) -> bool:
 def _blocking(frame: FrameType | None) -> list[FrameType]:
     """The frames of the blocking code, innermost first; the loop's own if it calls C code."""
     frames = list(_outward(frame))
-    places = [_where(one) for one in frames]
     ends = [at + 1 for at, one in enumerate(frames) if one.f_code.co_flags & _AWAITS]
-    ends += [at for at, place in enumerate(places) if place in _CALLS_YOURS]
-    ends = ends or [at for at, place in enumerate(places) if place in {_CALLS_BACK, *_RUNS}][:1]
+    ends += [at for at, one in enumerate(frames) if _calls_user(one)]
+    runs = (at for at, one in enumerate(frames) if _where(one) == _CALLS_BACK or _runs_loop(one))
+    ends = ends or list(runs)[:1]
     return frames[: max(ends, default=0) or 1]
 
 

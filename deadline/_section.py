@@ -26,7 +26,7 @@ import anyio.lowlevel
 from deadline import _source
 from deadline._errors import DeadlineExceeded, InsufficientTime
 from deadline._events import emit, shown
-from deadline._interrupt import Interrupted
+from deadline._interrupted import Interrupted, calls_user_code
 from deadline._report import EffectReport, SectionReport, Step
 from deadline._scope import Deadline, current, without_deadline
 from deadline._short import quoted
@@ -343,11 +343,12 @@ class SectionStep:
         unanswered = any(call.outcome == "unknown" for call in self._made)
         return EffectReport(self.name, self._fate, self._error, unanswered)
 
+    @calls_user_code
     async def undo(self) -> None:
-        """Run the compensation."""
+        """Run the compensation. It is interrupted here if it blocks."""
         assert self._undo is not None
         self._fate, self._error = "undo failed", "it has not ended"
-        done = self._undo()  # if it blocks it is interrupted here: see `_interrupt._CALLS_YOURS`
+        done = self._undo()
         if inspect.isawaitable(done):
             await done
         elif inspect.isgenerator(done) or inspect.isasyncgen(done):

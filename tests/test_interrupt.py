@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import gc
+import importlib
 import signal
 import sys
 import threading
@@ -17,7 +18,11 @@ import pytest
 import uvloop
 
 from deadline import DeadlineExceeded, _scope, critical, deadline, subscribe
-from deadline._interrupt import Interrupted, Place, alarm, borne, interruptible, is_unawaited
+from deadline._interrupt import Place, alarm, borne, interruptible, is_unawaited
+from deadline._interrupted import LOOP_RUNNERS, USER_CALLS, Interrupted
+from deadline._section import SectionStep
+from deadline.aws._environment import Environment
+from deadline.aws._plain import call_yours
 from deadline.testing import VirtualLoop
 
 if TYPE_CHECKING:
@@ -72,9 +77,9 @@ async def blocks() -> None:
 # --- the decision -----------------------------------------------------------------------------------------
 
 USERS = Place("orders", "handle", awaits=True)
-UNDOES = Place("deadline._section", "undo", awaits=True)
-CALLED = Place("deadline.aws._plain", "call_yours", awaits=False)
-JOINS = Place("asyncio.base_events", "shutdown_default_executor", awaits=True)
+UNDOES = Place("deadline._section", "undo", awaits=True, calls_user=True)
+CALLED = Place("deadline.aws._plain", "call_yours", awaits=False, calls_user=True)
+JOINS = Place("asyncio.base_events", "shutdown_default_executor", awaits=True, calls_user=True)
 WAITS = Place("selectors", "select", awaits=False)
 
 
@@ -113,7 +118,7 @@ def of(module: str, function: str = "f") -> Place:
         ([of("orders", "__del__"), of("orders"), CALLED], None),
         ([of("logging"), of("orders"), CALLED], 1 / 3),
         (
-            [of("threading", "join"), Place("asyncio.base_events", "shutdown_default_executor", awaits=True)],
+            [of("threading", "join"), JOINS],
             0.0,
         ),
         ([WAITS, of("asyncio.base_events", "_run_once"), of("orders"), CALLED], None),
@@ -156,7 +161,8 @@ def test_a_loop_that_runs_inside_may_be_left_where_it_waits() -> None:
 
 
 CALLS_BACK = Place("asyncio.events", "_run", awaits=False, hands_on=True)
-RUNS = of("deadline.aws._environment", "run")
+RUNNER = of("asyncio.runners", "run")._replace(runs_loop=True)
+RUNS = of("deadline.aws._environment", "run")._replace(runs_loop=True)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +184,7 @@ RUNS = of("deadline.aws._environment", "run")
         ([of("selectors", "select"), of("asyncio.base_events", "_run_once"), RUNS], False, False),
         ([of("uvloop._noop", "noop"), RUNS], False, False),
         ([of("orders"), RUNS], True, True),
-        ([of("orders"), of("asyncio.runners", "run")], True, True),
+        ([of("orders"), RUNNER], True, True),
         ([RUNS], True, False),
         ([of("orders"), of("__main__")], False, False),
         ([], False, False),
@@ -190,6 +196,19 @@ def test_what_the_loop_bears(stack: list[Place], *, own: bool, others: bool) -> 
     for spent in (0.0, 0.5, 0.67, 5.0):
         assert borne(stack, spent, own=True) is (own and spent >= 2 / 3)
         assert borne(stack, spent, own=False) is (others and spent >= 2 / 3)
+
+
+def test_the_functions_that_call_the_users_are_marked() -> None:
+    """By their code, so that the interrupt is not switched off by a new name or another module."""
+    assert {SectionStep.undo.__code__, call_yours.__code__} <= USER_CALLS
+    assert Environment.run.__code__ in LOOP_RUNNERS
+
+
+@pytest.mark.parametrize("work", [JOINS, RUNNER], ids=lambda place: place.function)
+def test_the_standard_librarys_own_are_there(work: Place) -> None:
+    """They are known by name."""
+    module = importlib.import_module(work.module)
+    assert any(hasattr(kind, work.function) for kind in (module, *vars(module).values()))
 
 
 def test_the_place_where_asyncio_calls_back_is_known() -> None:

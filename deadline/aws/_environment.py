@@ -17,6 +17,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from deadline._events import emit, shown
+from deadline._interrupted import runs_loop
 from deadline.aws._started import start
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Environment:
             known = self._lifespans[factory] = Lifespan(factory, context)
         return known
 
+    @runs_loop
     def run(
         self, work: Coroutine[Any, Any, T], interrupt: Callable[[BaseException], None] | None = None
     ) -> T:

@@ -13,7 +13,7 @@ import asyncio
 import traceback
 from typing import TYPE_CHECKING, Final
 
-from deadline._interrupt import Interrupted
+from deadline._interrupted import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ LONGEST: Final = 16_000
 
 _DEEPEST: Final = 8
 _NO_MESSAGE: Final = "(its message could not be made"
-_OUR_WAY: Final = ("asyncio.", "deadline.aws.")
+_OUR_WAY: Final = ("asyncio.", f"{__name__.partition('.')[0]}.")
 
 
 class Escaped(Exception):  # never seen under this name

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from deadline.aws._snapshot import after_restore
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
@@ -113,6 +115,9 @@ class Budget:
 def budget_of(endpoint: str) -> Budget:  # noqa: ARG001  # the cache's key
     """The one of this process for an endpoint."""
     return Budget()
+
+
+after_restore(budget_of.cache_clear)
 
 
 class Race:

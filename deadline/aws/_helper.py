@@ -55,6 +55,7 @@ from deadline.aws._armed import Armed, armed, read
 from deadline.aws._blocking_client import BlockingClient
 from deadline.aws._message import message, sealed
 from deadline.aws._notice import MEGABYTE
+from deadline.aws._snapshot import before_snapshot
 
 if TYPE_CHECKING:
     from deadline.aws._message import Redact
@@ -267,6 +268,7 @@ def _forget_all() -> None:
         helper.forget()
 
 
+@before_snapshot
 def end_all() -> None:
     """End them all, of a process that a snapshot is taken of: each that goes on from there makes its own."""
     for helper in list(_helpers):

@@ -34,6 +34,7 @@ from deadline._report import Await, short_path
 from deadline._scope import DISABLED, deadline
 from deadline._source import seconds
 from deadline.aws._environment import environment, replace_environment
+from deadline.aws._snapshot import before_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -334,6 +335,7 @@ def restored() -> None:
     _phase = Phase(RESTORING)
 
 
+@before_snapshot
 def end() -> None:
     """Look on no more: what is slow from here on is not the init phase."""
     if _watch is not None:

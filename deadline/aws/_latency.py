@@ -22,6 +22,8 @@ from array import array
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
+from deadline.aws._snapshot import after_restore
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -195,3 +197,6 @@ class Latency:
 def latency_of(endpoint: str, operation: str, size: int) -> Latency:  # noqa: ARG001  # the cache's key
     """The one of this process for an operation of an endpoint and requests of this size, a power of four."""
     return Latency()
+
+
+after_restore(latency_of.cache_clear)

@@ -16,7 +16,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline._events import emit
-from deadline._interrupt import Interrupted
+from deadline._interrupted import Interrupted, calls_user_code
 from deadline._scope import Deadline
 from deadline._source import bounded, checked
 from deadline.aws._arguments import check_takes
@@ -54,6 +54,7 @@ _ASYNC: Final = {
 }
 
 
+@calls_user_code
 def call_yours(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of the user's. An interrupt may be raised in what it calls (`_interrupt`)."""
     return function(*arguments)

@@ -19,11 +19,11 @@ an open breaker is due for a probe, an answer that is too old is not given.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Final
 
 from deadline._events import logger
 from deadline.aws._environment import close_environment
+from deadline.aws._snapshot import CLOSE_BEFORE_SNAPSHOT, FORGET_AFTER_RESTORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,22 +53,16 @@ def _register() -> None:
 
 def close_all() -> None:
     """Close what is open: no two environments may share it."""
-    if "deadline.aws._init" in sys.modules:
-        sys.modules["deadline.aws._init"].end()
-    if "deadline.aws._helper" in sys.modules:
-        sys.modules["deadline.aws._helper"].end_all()
+    for close in CLOSE_BEFORE_SNAPSHOT:
+        close()
     close_environment()
 
 
 def open_all() -> None:
     """Forget what is stale, and open what the first invocation would wait for."""
     close_all()  # a hook of somebody else's may have run after ours, and have called the handler
-    if "deadline.aws._latency" in sys.modules:
-        from deadline.aws._hedging import budget_of  # noqa: PLC0415  # loaded with the SDK
-        from deadline.aws._latency import latency_of  # noqa: PLC0415
-
-        latency_of.cache_clear()
-        budget_of.cache_clear()
+    for forget in FORGET_AFTER_RESTORE:
+        forget()
     from deadline.aws import _init  # noqa: PLC0415  # not a part of what every cold start pays
 
     _init.restored()

@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from deadline import DeadlineExceeded, aws
-from deadline._interrupt import Interrupted, alarm
+from deadline._interrupt import alarm
+from deadline._interrupted import Interrupted
 from deadline.aws._environment import environment
 from deadline.testing import FakeContext
 
