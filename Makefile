@@ -7,10 +7,8 @@ NEWEST := .venv-newest
 # Most of the suite's time is spent waiting: for deadlines, faults and processes. The blocks of a document share
 # their names, and are run by one process.
 PARALLEL := --numprocesses 4 --dist worksteal
-# What the SDK's line cannot change: decisions on plain numbers, and the handler's own affairs.
-OF_NO_LINE := attempts batch_sources breadcrumb callers early_answer goodput handler handler_runtime helper_process init lookout \
-	managed_instances plain powertools rescue resume resume_chain resume_state snap_start sweep
-OF_EITHER_LINE := $(filter-out $(OF_NO_LINE:%=tests/aws/test_%.py),$(wildcard tests/aws/test_*.py))
+# What depends on the SDK's line; the rest decides on plain numbers, or is the handler's own affair.
+OF_THE_SDK := tests/aws/calls tests/aws/faults tests/aws/notices tests/aws/resume/test_durable.py
 SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
 
 .PHONY: demo test servers lint bench bench-full clean
@@ -21,7 +19,7 @@ demo: $(VENV)/.package
 test: lint servers $(NEWEST)/.package
 	$(BIN)/pytest $(PARALLEL) tests
 	$(BIN)/pytest docs README.md
-	$(NEWEST)/bin/pytest $(PARALLEL) $(OF_EITHER_LINE)
+	$(NEWEST)/bin/pytest $(PARALLEL) $(OF_THE_SDK)
 
 # PostgreSQL and Redis for tests/databases; says so where it cannot install them.
 servers:
@@ -31,8 +29,6 @@ lint: $(VENV)/.package
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy tests/testing
-	$(BIN)/mypy tests/databases
 
 bench: $(VENV)/.package $(VENV)/.bench
 	$(BIN)/python benchmarks/all.py

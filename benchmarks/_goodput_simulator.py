@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from _goodput_model import INVOCATIONS, Column, Fate, Kind, Place
 from _harness import quantile
 
-from deadline.aws._attempts import (
+from deadline.aws._calls.hedging import Budget
+from deadline.aws._calls.latency import Latency
+from deadline.aws._calls.planner import (
     Limits,
     attempt_limit,
     attempts_left,
@@ -22,8 +24,6 @@ from deadline.aws._attempts import (
     fits,
     hedge_after,
 )
-from deadline.aws._hedging import Budget
-from deadline.aws._latency import Latency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -1,4 +1,4 @@
-"""What `rescue.py` runs as Lambda functions: the rows of `tests/aws/blocking.py` under each entrant."""
+"""The Lambda functions of `rescue.py`: the rows of `tests/lambda_functions/blocking.py` for each entrant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-sys.path.append(str(Path(__file__).parent.parent / "tests" / "aws"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "lambda_functions"))
 
 from blocking import BODIES
 

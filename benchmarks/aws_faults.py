@@ -1,7 +1,7 @@
 """How late a block ends when AWS misbehaves: every fault on every kind of operation in every retry mode.
 
-It is the matrix of `tests/aws/test_matrix.py`, a few cells at a time. The default plays each cell of the
-standard mode once; `--shots 20 --modes legacy standard adaptive` is the full table.
+It is the matrix of `tests/aws/faults/test_matrix.py`, a few cells at a time. The default plays each cell of
+the standard mode once; `--shots 20 --modes legacy standard adaptive` is the full table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from _harness import Criterion, Result, Table, quantile
 
 from deadline.testing import MotoServer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "aws"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "harness"))
 from faults import FAULTS, MODES, OPERATIONS, Range
 
 if TYPE_CHECKING:

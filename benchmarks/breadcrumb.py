@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from _harness import Blocks, Criterion, Result, Table, added, bars, costs, empty, quantile, turns
 
-from deadline._report import Step
-from deadline.aws import _armed, _breadcrumb
-from deadline.aws._breadcrumb import Breadcrumb
+from deadline._report.data import Step
+from deadline.aws._rescue import breadcrumb as _breadcrumb
+from deadline.aws._rescue.breadcrumb import Breadcrumb
+from deadline.aws._runtime import process_record as _armed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ BARE = "a call"
 
 FIRST = """
 import os, sys, time
-from deadline.aws._breadcrumb import Breadcrumb
+from deadline.aws._rescue.breadcrumb import Breadcrumb
 class Context:
     aws_request_id, function_name, function_version = sys.argv[1], "f", "1"
     def get_remaining_time_in_millis(self): return 60_000
@@ -47,7 +48,7 @@ for death in range(int(sys.argv[2])):
     child = os.fork()
     if child == 0:
         if death:  # the first one finds those of before
-            from deadline.aws import _breadcrumb
+            from deadline.aws._rescue import breadcrumb as _breadcrumb
             _breadcrumb._collect = lambda folder: []
         Breadcrumb("f", file=True, event=False).run(lambda *_: os._exit(1), None, Context())
     os.waitpid(child, 0)

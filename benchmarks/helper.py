@@ -21,7 +21,8 @@ os.environ.update(AWS_ACCESS_KEY_ID="b", AWS_SECRET_ACCESS_KEY="b", AWS_DEFAULT_
 os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
 {imports}
 from deadline import aws
-from deadline.aws import _armed, _helper
+from deadline.aws._runtime import process_record as _armed
+from deadline.aws._notices import helper_process as _helper
 
 def private(pid):
     with open(f"/proc/{{pid}}/smaps_rollup") as file:

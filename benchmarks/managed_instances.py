@@ -1,7 +1,7 @@
 """Workers of one environment, as on Lambda Managed Instances: what overrunning invocations do to the others.
 
 There are 16, forked by the real runtime client, and nobody kills: what overruns must be ended by the handler,
-or its worker is gone. For each kind of `tests/aws/blocking.py`:
+or its worker is gone. For each kind of `tests/lambda_functions/blocking.py`:
 
     quiet    ordinary invocations alone: each awaits for 5 ms, four callers with a pause of 20 ms
     beside   the same, while invocations of that kind overrun
@@ -28,7 +28,7 @@ from _harness import Criterion, Result, Table, colour, quantile
 
 from deadline.testing import Emulator
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "aws"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "lambda_functions"))
 
 from blocking import BODIES
 
@@ -129,7 +129,7 @@ def _shoot(function: Emulator, row: str) -> Shot:
 def _environments(rows: list[str]) -> Iterator[tuple[Emulator, list[str]]]:
     """All rows in one environment, save for the one that needs the SDK."""
     boto = "a synchronous boto3 call"
-    path = Path(__file__).resolve().parent.parent / "tests" / "aws"
+    path = Path(__file__).resolve().parent.parent / "tests" / "lambda_functions"
     for row, its in (("", [row for row in rows if row != boto]), (boto, [boto] if boto in rows else [])):
         env = {"ROW": row, "DEADLINE_MARGIN": str(MARGIN)}
         with Emulator("workers.work", path=path, timeout=TIMEOUT, env=env, workers=WORKERS) as function:

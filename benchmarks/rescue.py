@@ -128,7 +128,7 @@ def _table(title: str, shots: dict[tuple[str, str], list[Shot]], entrants: list[
 
 
 def _no_false_alarm(count: int) -> dict[str, Any]:
-    script = HERE.parent / "tests" / "aws" / "false_alarms.py"
+    script = HERE.parent / "tests" / "harness" / "false_alarms.py"
     told = subprocess.run([sys.executable, str(script), str(count)], stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(told.stdout)
     return found

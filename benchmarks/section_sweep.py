@@ -1,7 +1,7 @@
 """What a function leaves and tells that is cut: three steps, sixty instants, every fault at every step.
 
-It is the sweep of `tests/aws/test_sweep.py`, all of it. No time is measured: what counts is whether what was
-told is so.
+It is the sweep of `tests/aws/faults/test_sweep.py`, all of it. No time is measured: what counts is whether
+what was told is so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from _harness import Criterion, Result, Table
 
 from deadline.testing import MotoServer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "aws"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "harness"))
 from sweep import FAULTS, FORMS, MARGINS, SPAN, grid, sweep
 
 if TYPE_CHECKING:

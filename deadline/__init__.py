@@ -6,18 +6,18 @@ package's name and the function's are the same word.
 
 from typing import TYPE_CHECKING
 
-from deadline._errors import BreakerOpen, DeadlineExceeded, InsufficientTime
+from deadline._core.errors import BreakerOpen, DeadlineExceeded, InsufficientTime
+from deadline._core.scope import Deadline, current, deadline, remaining
 from deadline._events import Event, subscribe
-from deadline._later import later
-from deadline._report import Report
-from deadline._scope import Deadline, current, deadline, remaining
-from deadline._section import Section, critical, step
+from deadline._lazy import later
+from deadline._report.data import Report
+from deadline._work.section import Section, critical, step
 
 if TYPE_CHECKING:
-    from deadline._breaker import Breaker
-    from deadline._each import Batch, each
-    from deadline._fallback import Answer, LastGood, fallback
-    from deadline._travel import deadline_header
+    from deadline._propagation import deadline_header
+    from deadline._resilience.breaker import Breaker
+    from deadline._resilience.fallback import Answer, LastGood, fallback
+    from deadline._work.each import Batch, each
 
 __all__ = [
     "Answer",
@@ -48,13 +48,13 @@ if not TYPE_CHECKING:  # to a type checker every name would be there
     __getattr__ = later(
         __name__,
         {
-            "Answer": "._fallback",
-            "Batch": "._each",
-            "Breaker": "._breaker",
-            "LastGood": "._fallback",
-            "deadline_header": "._travel",
-            "each": "._each",
-            "fallback": "._fallback",
+            "Answer": "._resilience.fallback",
+            "Batch": "._work.each",
+            "Breaker": "._resilience.breaker",
+            "LastGood": "._resilience.fallback",
+            "deadline_header": "._propagation",
+            "each": "._work.each",
+            "fallback": "._resilience.fallback",
         },
     )
 

@@ -1,5 +1,5 @@
 """`python -m deadline`: the same as `asyncio-deadline`."""
 
-from ._cli import main
+from deadline._cli import main
 
 main()

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
-from . import __version__
-from .aws import Caller, caller, callers
-from .testing import Emulator, Invocation
+from deadline import __version__
+from deadline.aws import Caller, caller, callers
+from deadline.testing import Emulator, Invocation
 
 try:
     import click
@@ -134,7 +134,7 @@ def audit_templates(
     Exit code: 0 clean, 1 findings, 2 usage, or a template could not be read.
     """
     try:
-        from .audit import _report as report  # noqa: PLC0415  # an extra of its own, and slow to load
+        from deadline.audit import _report as report  # noqa: PLC0415  # an extra of its own, and slow to load
     except ImportError as error:
         raise click.UsageError(str(error)) from None
     if list_rules:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from deadline._short import LONGEST, LONGEST_FIELD, printable, shortened
+from deadline._text import LONGEST, LONGEST_FIELD, printable, shortened
 
 logger = logging.getLogger("deadline")
 

@@ -20,12 +20,12 @@ import math
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
-from deadline._errors import DeadlineExceeded, says_time_is_up
+from deadline._core.errors import DeadlineExceeded, says_time_is_up
+from deadline._core.margin import RESPONSE_AT_LEAST
+from deadline._core.scope import Deadline
+from deadline._core.source import ANSWER_MARGIN, Instant, bounded, checked, checked_margin, seconds
 from deadline._events import REQUEST, REQUEST_GRACE, emit, shown
-from deadline._margin import RESPONSE_AT_LEAST
-from deadline._scope import Deadline
-from deadline._source import ANSWER_MARGIN, Instant, bounded, checked, checked_margin, seconds
-from deadline._travel import checked_header, claimed
+from deadline._propagation import checked_header, claimed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -185,7 +185,7 @@ class DeadlineMiddleware:
                 if name == self._header:
                     limit = min(limit, claimed(value))
         if context:
-            from deadline.aws._callers import source_left  # noqa: PLC0415  # for those on Lambda alone
+            from deadline.aws._sources.callers import source_left  # noqa: PLC0415  # for those on Lambda alone
 
             limit = min(limit, source_left(scope.get("aws.event"), None))
         return Deadline(*bounded(checked(context), self._margin, limit), REQUEST, DeadlineExceeded)

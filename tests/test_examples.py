@@ -147,7 +147,7 @@ async def test_notices_are_recorded_retried_and_mailed(
     import aioboto3
     from moto.core.config import default_user_config
 
-    from deadline.aws._message import message
+    from deadline.aws._notices.message import message
     from deadline.testing import FakeContext
 
     monkeypatch.syspath_prepend(EXAMPLES)

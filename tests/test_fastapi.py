@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from deadline import aws
-from deadline._margin import CALLER_AT_LEAST
+from deadline._core.margin import CALLER_AT_LEAST
 from deadline.asgi import DeadlineMiddleware
 from deadline.testing import Stall
 

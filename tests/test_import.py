@@ -38,11 +38,11 @@ def test_importing_loads_no_sdk() -> None:
     unwanted = {
         "aiobotocore", "aioboto3", "aiohttp", "boto3", "botocore", "h11", "hypothesis", "moto", "pytest",
         "awslambdaric", "cfnlint", "click", "rich", "uvloop", "unittest", "yaml", "deadline.aws",
-        "deadline.testing", "deadline.asgi", "deadline.audit", "deadline._cli", "deadline._breaker",
-        "deadline._each", "deadline._fallback", "deadline._travel",
+        "deadline.testing", "deadline.asgi", "deadline.audit", "deadline._cli", "deadline._resilience",
+        "deadline._work.each", "deadline._propagation",
     }  # fmt: skip
     assert unwanted.isdisjoint(loaded)
-    assert "deadline._scope" in loaded
+    assert "deadline._core.scope" in loaded
 
 
 @pytest.mark.slow
@@ -62,13 +62,13 @@ def test_what_is_loaded_later_is_there() -> None:
     code = """
 import sys
 import deadline
-assert not hasattr(deadline, "nothing") and "deadline._breaker" not in sys.modules
-assert set(deadline.__all__) <= set(dir(deadline)) and "deadline._breaker" not in sys.modules
+assert not hasattr(deadline, "nothing") and "deadline._resilience.breaker" not in sys.modules
+assert set(deadline.__all__) <= set(dir(deadline)) and "deadline._resilience.breaker" not in sys.modules
 from deadline import Breaker
 assert deadline.Breaker is Breaker and "Breaker" in vars(deadline)
 package = deadline
 from deadline import *
-assert each is package.each and fallback.__module__ == "deadline._fallback"
+assert each is package.each and fallback.__module__ == "deadline._resilience.fallback"
 assert {"__version__", "Breaker", "each"} <= set(dir(package))
 from deadline import aws
 print(aws.__name__)

@@ -17,8 +17,8 @@ except ImportError as error:
 
 from deadline.audit._audit import Audit, Bar, Cost, audit
 from deadline.audit._cost import Price, Prices, load, per_million
-from deadline.audit._rule import RULES, Finding, Rule
-from deadline.audit._template import Skip, Template, Unreadable, read
+from deadline.audit._rules.rule import RULES, Finding, Rule
+from deadline.audit._template.template import Skip, Template, Unreadable, read
 
 __all__ = [
     "RULES",

@@ -5,19 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-# Each lists its rules.
-from deadline.audit import _rules_calls, _rules_failures, _rules_machines, _rules_queues  # noqa: F401
 from deadline.audit._cost import DEFAULT_REGION, Prices, load, per_million
-from deadline.audit._marker import described
-from deadline.audit._model import DEFAULT_VISIBILITY, Function
-from deadline.audit._rule import RULES, Finding, internal, play
-from deadline.audit._template import FUNCTIONS, Skip, Template
-from deadline.audit._world import CannotTell, worlds
+from deadline.audit._model.model import DEFAULT_VISIBILITY, Function
+
+# Each lists its rules.
+from deadline.audit._rules import calls as _rules_calls  # noqa: F401
+from deadline.audit._rules import failures as _rules_failures  # noqa: F401
+from deadline.audit._rules import machines as _rules_machines  # noqa: F401
+from deadline.audit._rules import queues as _rules_queues  # noqa: F401
+from deadline.audit._rules.rule import RULES, Finding, internal, play
+from deadline.audit._template.marker import described
+from deadline.audit._template.template import FUNCTIONS, Skip, Template
+from deadline.audit._template.world import CannotTell, worlds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deadline.audit._template import Resource
+    from deadline.audit._template.template import Resource
 
 
 class Bar(NamedTuple):

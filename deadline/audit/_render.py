@@ -17,7 +17,7 @@ except ImportError as error:
     ) from None
 
 from deadline.audit._cost import FORMULA
-from deadline.audit._rule import RULES
+from deadline.audit._rules.rule import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from deadline.audit._audit import Audit, Bar, Cost
-    from deadline.audit._rule import Finding
-    from deadline.audit._template import Skip
+    from deadline.audit._rules.rule import Finding
+    from deadline.audit._template.template import Skip
 
 WIDTH: Final = 40
 """Characters of the longest bar."""

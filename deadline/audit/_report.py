@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from deadline.audit import RULES, Audit, Template, Unreadable, _render, audit, load, read
-from deadline.audit._nodes import plain
-from deadline.audit._template import MOST_BYTES
+from deadline.audit._template.nodes import plain
+from deadline.audit._template.template import MOST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,8 +13,8 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 
 # Importing the package lists every rule.
 from deadline.audit import RULES, Rule
-from deadline.audit._rule import play
-from deadline.audit._template import from_body
+from deadline.audit._rules.rule import play
+from deadline.audit._template.template import from_body
 
 if TYPE_CHECKING:
     from cfnlint.template import Template

@@ -5,19 +5,19 @@ Importing it loads no SDK; `install` does. `Resume` and `init_deadline` are load
 
 from typing import TYPE_CHECKING
 
-from deadline._later import later
-from deadline.aws._batch_sources import batch_response, message_group
-from deadline.aws._callers import Caller, caller, caller_left, callers
-from deadline.aws._handler import handler
-from deadline.aws._install import install
-from deadline.aws._limits import limits
-from deadline.aws._notice import Notice
-from deadline.aws._warm_up import warm_up
+from deadline._lazy import later
+from deadline.aws._calls.install import install
+from deadline.aws._calls.limits import limits
+from deadline.aws._calls.warm_up import warm_up
+from deadline.aws._function.handler import handler
+from deadline.aws._notices.notice import Notice
+from deadline.aws._sources.batch_response import batch_response, message_group
+from deadline.aws._sources.callers import Caller, caller, caller_left, callers
 
 if TYPE_CHECKING:
-    from deadline.aws._envelope import ResumeError
-    from deadline.aws._init import init_deadline
-    from deadline.aws._resume import Resume
+    from deadline.aws._resume.envelope import ResumeError
+    from deadline.aws._resume.resume import Resume
+    from deadline.aws._runtime.init_phase import init_deadline
 
 __all__ = [
     "Caller",
@@ -38,7 +38,12 @@ __all__ = [
 
 if not TYPE_CHECKING:  # to a type checker every name would be there
     __getattr__ = later(
-        __name__, {"Resume": "._resume", "ResumeError": "._envelope", "init_deadline": "._init"}
+        __name__,
+        {
+            "Resume": "._resume.resume",
+            "ResumeError": "._resume.envelope",
+            "init_deadline": "._runtime.init_phase",
+        },
     )
 
 

@@ -8,11 +8,16 @@ With pytest they are fixtures: `lambda_context`, `virtual_clock`, `moto_server`,
 Install `asyncio-deadline[testing]`.
 """
 
-from ._aws_errors import AwsErrorAnswer, service_unavailable, slow_down, throttling
-from ._clock import VirtualClock, VirtualLoop
-from ._context import FakeContext
-from ._emulator import Emulator
-from ._faults import (
+from deadline.testing._clock import VirtualClock, VirtualLoop
+from deadline.testing._context import FakeContext
+from deadline.testing._emulator.emulator import Emulator
+from deadline.testing._emulator.invocation import FunctionError, Invocation
+from deadline.testing._emulator.invoke_api import InvokeApi
+from deadline.testing._emulator.lambda_function import InvokeAttempt
+from deadline.testing._emulator.sqs_mapping import SqsBatch, SqsDelivery, SqsMapping
+from deadline.testing._moto import MotoServer
+from deadline.testing._proxy.aws_errors import AwsErrorAnswer, service_unavailable, slow_down, throttling
+from deadline.testing._proxy.faults import (
     Answer,
     BlackHole,
     Delay,
@@ -25,15 +30,10 @@ from ._faults import (
     Stall,
     Wire,
 )
-from ._invocation import FunctionError, Invocation
-from ._invoke_api import InvokeApi
-from ._journal import Exchange
-from ._lambda_function import InvokeAttempt
-from ._moto import MotoServer
-from ._proxy import FaultProxy
-from ._request import Request
-from ._rules import Rule
-from ._sqs_mapping import SqsBatch, SqsDelivery, SqsMapping
+from deadline.testing._proxy.journal import Exchange
+from deadline.testing._proxy.proxy import FaultProxy
+from deadline.testing._proxy.request import Request
+from deadline.testing._proxy.rules import Rule
 
 __all__ = [
     "Answer",

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from typing import final
 
-from ._seconds import checked_seconds
+from deadline.testing._seconds import checked_seconds
 
 
 @final

@@ -5,7 +5,7 @@ import logging
 from types import TracebackType
 from typing import Any, Self, final
 
-from ._extras import missing
+from deadline.testing._extras import missing
 
 
 @final

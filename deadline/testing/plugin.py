@@ -10,14 +10,22 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
-from ._extras import missing
+from deadline.testing._extras import missing
 
 try:
     import pytest
 except ImportError:
     raise missing("pytest") from None
 
-from . import Emulator, FakeContext, FaultProxy, InvokeApi, MotoServer, VirtualClock, VirtualLoop
+from deadline.testing import (
+    Emulator,
+    FakeContext,
+    FaultProxy,
+    InvokeApi,
+    MotoServer,
+    VirtualClock,
+    VirtualLoop,
+)
 
 _LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 

@@ -10,9 +10,9 @@ pytest.importorskip("cfnlint")
 
 from deadline import aws
 from deadline.audit import read
-from deadline.audit._calls import CALLERS
-from deadline.audit._model import Function
-from deadline.audit._world import World
+from deadline.audit._model.calls import CALLERS
+from deadline.audit._model.model import Function
+from deadline.audit._template.world import World
 
 FUNCTION = "F: {Type: AWS::Lambda::Function, Properties: {FunctionName: orders}}\n"
 PERMISSION = """

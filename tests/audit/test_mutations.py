@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deadline.audit import Unreadable, audit, read
-from deadline.audit._marker import OPEN
 from deadline.audit._render import as_data, render
-from deadline.audit._template import Template
+from deadline.audit._template.marker import OPEN
+from deadline.audit._template.template import Template
 
 TEXTS = {path.name: path.read_text() for path in (Path(__file__).parent / "templates").iterdir()}
 BODIES = {name: json.dumps(read(text).body) for name, text in TEXTS.items()}

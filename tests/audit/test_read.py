@@ -13,7 +13,7 @@ pytest.importorskip("cfnlint")
 
 import deadline
 from deadline.audit import Unreadable, audit, read
-from deadline.audit._template import MOST_BYTES
+from deadline.audit._template.template import MOST_BYTES
 
 TEMPLATES = Path(__file__).parent / "templates"
 BOMB = "a0: &a0 [x]\n" + "".join(

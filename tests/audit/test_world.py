@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("cfnlint")
 
 from deadline.audit import read
-from deadline.audit._intrinsics import ABSENT
-from deadline.audit._marker import described
-from deadline.audit._world import MOST_WORLDS, CannotTell, TooMany, World, worlds
+from deadline.audit._template.intrinsics import ABSENT
+from deadline.audit._template.marker import described
+from deadline.audit._template.world import MOST_WORLDS, CannotTell, TooMany, World, worlds
 
 TOP = """
 Parameters:

@@ -21,9 +21,11 @@ from aiobotocore.session import get_session
 from botocore.loaders import create_loader
 
 from deadline import Event, aws, subscribe
-from deadline.aws import _armed, _breadcrumb, _environment
-from deadline.aws._hedging import budget_of
-from deadline.aws._latency import latency_of
+from deadline.aws._calls.hedging import budget_of
+from deadline.aws._calls.latency import latency_of
+from deadline.aws._rescue import breadcrumb as _breadcrumb
+from deadline.aws._runtime import event_loop as _environment
+from deadline.aws._runtime import process_record as _armed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 import redis
 
-from deadline.aws import _environment
+from deadline.aws._runtime import event_loop as _environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

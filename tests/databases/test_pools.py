@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    from conftest import Cache, Database
+    from tests.databases.conftest import Cache, Database
 
     Job = Callable[[Any], Awaitable[Any]]
     Opened = Callable[[], AbstractAsyncContextManager[Any]]

@@ -17,7 +17,7 @@ from deadline.testing import (
     slow_down,
     throttling,
 )
-from deadline.testing._aws_errors import Protocol, error_answer, protocol_of
+from deadline.testing._proxy.aws_errors import Protocol, error_answer, protocol_of
 
 pytestmark = pytest.mark.slow
 

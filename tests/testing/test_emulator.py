@@ -464,7 +464,7 @@ def test_a_process_that_is_quicker_than_we_are_is_answered(run: Run, monkeypatch
             super().__init__(*args, **options)
             time.sleep(1.5)
 
-    monkeypatch.setattr("deadline.testing._environment.subprocess.Popen", Slow)
+    monkeypatch.setattr("deadline.testing._emulator.environment.subprocess.Popen", Slow)
     assert run("echo").invoke("hello").response == "hello"
 
 
@@ -549,7 +549,7 @@ def test_hooks_that_take_too_long_fail_the_restore(
     snapped: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lambda gives them ten seconds."""
-    monkeypatch.setattr("deadline.testing._emulator.RESTORING", 0.5)
+    monkeypatch.setattr("deadline.testing._emulator.emulator.RESTORING", 0.5)
     result = snapped(HANG="1").invoke()
     assert result.error is not None
     assert result.error.type == "SnapStartTimeoutException"

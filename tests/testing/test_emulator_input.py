@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deadline.testing import Emulator, FunctionError
-from deadline.testing import _platform_log as lines
-from deadline.testing._variables import lambda_variables
+from deadline.testing._emulator import platform_log as lines
+from deadline.testing._emulator.variables import lambda_variables
 
 pytest.importorskip("awslambdaric")
 

@@ -21,8 +21,8 @@ from deadline.testing import (
     Stall,
     throttling,
 )
-from deadline.testing._journal import Journal
-from deadline.testing._rules import Rules
+from deadline.testing._proxy.journal import Journal
+from deadline.testing._proxy.rules import Rules
 
 GET = Request("GET", "/", {})
 PUT = Request("PUT", "/key", {})

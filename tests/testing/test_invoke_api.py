@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from deadline.testing import InvokeApi
-from deadline.testing._lambda_function import continued
+from deadline.testing._emulator.lambda_function import continued
 
 pytest.importorskip("awslambdaric")
 pytestmark = pytest.mark.slow

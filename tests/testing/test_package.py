@@ -22,7 +22,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 def test_a_proxy_without_h11_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where h11 is missing, making a proxy names the extra that brings it."""
-    monkeypatch.delitem(sys.modules, "deadline.testing._http", raising=False)
+    monkeypatch.delitem(sys.modules, "deadline.testing._proxy.http", raising=False)
     monkeypatch.setitem(sys.modules, "h11", None)
     with pytest.raises(ImportError, match=r'needs h11.*pip install "asyncio-deadline\[testing\]"'):
         FaultProxy("http://127.0.0.1:9")

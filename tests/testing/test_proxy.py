@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from deadline.testing import Delay, FaultProxy, Request, Stall
-from deadline.testing._listener import Listener
+from deadline.testing._proxy.listener import Listener
 
 pytestmark = pytest.mark.slow
 

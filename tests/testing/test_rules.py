@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deadline.testing import Delay, Request, Stall
-from deadline.testing._rules import Rules
+from deadline.testing._proxy.rules import Rules
 
 GET = Request("GET", "/", {})
 PUT = Request("PUT", "/key", {})

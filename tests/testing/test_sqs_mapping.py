@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from deadline.testing import Emulator, MotoServer, SqsBatch, SqsMapping
-from deadline.testing._sqs_mapping import MalformedError, reported_failures
+from deadline.testing._emulator.sqs_mapping import MalformedError, reported_failures
 
 pytest.importorskip("awslambdaric")
 

@@ -29,10 +29,10 @@ from deadline.testing import (
     Wire,
     throttling,
 )
-from deadline.testing._journal import Journal
-from deadline.testing._rules import Rules
-from deadline.testing._stream import Flow, Stream
-from deadline.testing._wire import LiveWire
+from deadline.testing._proxy.journal import Journal
+from deadline.testing._proxy.rules import Rules
+from deadline.testing._proxy.stream import Flow, Stream
+from deadline.testing._proxy.wire import LiveWire
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,1 @@
+"""The deadline: its scope, its instants, its errors and the timer."""

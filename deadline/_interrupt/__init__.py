@@ -1,0 +1,1 @@
+"""Interrupting code that blocks the event loop."""

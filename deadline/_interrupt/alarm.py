@@ -1,0 +1,504 @@
+"""Interrupting what blocks the loop: a cancellation cannot reach it, a signal can.
+
+While a deadline that asks for it is open, a timer of the operating system runs beside the loop's own. The
+loop's comes first; if it does not, because something blocks the loop, the handler of SIGALRM raises
+`Interrupted` in the code that does: between two lines of Python, in a call that waits, in C code that asks
+for signals (regular expressions and huge integers do).
+
+Raising at any time and place orphans tasks, kills loops and leaves locks behind, so each ring of the alarm
+passes three questions first:
+
+- Is the loop blocked? It was asked to run a callback at the ring before, and has not.
+- Is a deadline past that the running task is in, and a tenth of its margin over? What blocks for less ends by
+  itself. The handler sees the task's context. Cleaning up after a cut is no blocking before its share of
+  the margin is over (`Target.strikes_at`).
+- May this place be interrupted? `interruptible` decides, on plain data. From the interrupted frame outward to
+  the first coroutine there must be nothing that keeps the loop's books.
+
+Where no loop runs, as under a plain `def`, the first question falls away, and the last one ends at the call
+of that function. If it runs a loop itself (`asyncio.run`), what that loop runs for the deadline is cancelled
+first; a loop that goes on all the same is left where it waits, as Ctrl-C leaves it.
+
+An answer of no is asked again a millisecond later. After a raise the code has a tenth of the margin to clean
+up before the next: something that swallows one must be struck again, and one that kills a child
+process in its `except` must not be struck while it does.
+
+In the last third of the margin there is less to lose. A plain callback of the loop's may then be interrupted,
+because the loop itself bears what leaves it (`borne`). And what has swallowed several is struck twice, the
+second time right behind the `except` that swallowed the first (`_strike_again`), where its `try` is over.
+
+What is raised is no `Exception` and no CancelledError: either could be handled on the way, or
+dropped. It may be lost all the same (`gather(return_exceptions=True)`, `except BaseException`), so that the
+deadline remembers it, and decides at its edge.
+
+The alarm belongs to the process, and may be in use: whoever had the handler and the timer has both back when
+the last deadline that needs it is left, the timer with what then remains of its time. Whoever sets a handler
+meanwhile keeps it: our timer is set under our handler only, and stopped wherever another is found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import inspect
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+from opcode import opmap
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from deadline._events import emit, shown
+from deadline._interrupt.interrupted import LOOP_RUNNERS, USER_CALLS, Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import CodeType, FrameType
+
+TICK: Final = 0.003
+"""Seconds that a loop is given to show that it is not blocked."""
+
+RETRY: Final = 0.001
+"""Seconds until a place that must not be interrupted is looked at again."""
+
+FALLBACK: Final = 0.010007
+"""Seconds until the alarm rings again if a ring could not even set the next: at the limit of recursion.
+
+As the interval of the timer it is a mark as well: nobody else uses this number, so it tells our timer from
+another's (`_is_ours`).
+"""
+
+MOST_SWALLOWED: Final = 2
+"""Interrupts after which what still blocks is known for swallowing them."""
+
+LONGEST_STACK: Final = 50
+"""Frames of the blocking code that are remembered, the innermost ones."""
+
+
+# --- may this place be interrupted? -----------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """A frame on the stack.
+
+    Attributes:
+        module: Its module's name.
+        function: Its function's name.
+        awaits: Whether it is a coroutine's or an asynchronous generator's.
+        unawaited: Whether it has called something that it is about to await.
+        hands_on: Whether it is in the middle of a call with arguments that it was given itself.
+        calls_user: Whether it calls a function of the user's, and handles whatever comes out of it.
+        runs_loop: Whether it runs an event loop.
+    """
+
+    module: str
+    function: str
+    awaits: bool
+    unawaited: bool = False
+    hands_on: bool = False
+    calls_user: bool = False
+    runs_loop: bool = False
+
+
+_NEVER: Final = frozenset({"asyncio", "anyio", "uvloop", "deadline"})
+_WITHOUT_LOOP: Final = "anyio.from_thread"  # which waits for a loop in another thread
+# A lock would stay locked, a module half-made, a weak reference's callback would lose the exception. They may
+# block as well, so that they are spared for a while only.
+_LATE: Final = frozenset(
+    {"_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "importlib", "logging", "weakref"}
+)
+# What these do themselves, at the death of something, does not block, and Python only prints what is raised.
+_BOOKS: Final = frozenset({"_weakrefset", "weakref"})
+# Between these and the `with` that calls them an exception leaves what they acquired, or were to release.
+_LATE_FUNCTIONS: Final = frozenset({"__enter__", "__exit__", "__aenter__", "__aexit__"})
+
+
+# Waits for a thread, and handles whatever comes out of that.
+_JOINS: Final = ("asyncio.base_events", "shutdown_default_executor")
+_WAITS: Final = ("selectors", "select")
+_WAITS_IN: Final = ("asyncio.base_events", "_run_once")
+
+
+def interruptible(stack: Iterable[Place], spent: float, *, own: bool, leaves_loop: bool = False) -> bool:
+    """Whether an exception may be raised in the innermost place of `stack`.
+
+    Args:
+        stack: From the innermost place outward. It is not looked at beyond the first coroutine.
+        spent: The share of the margin that is over, from 0.0; the more, the less is spared.
+        own: Whether the running task is one of the deadline's; of others it may only be
+            expected in the last third.
+        leaves_loop: Whether a loop that waits may be left: it runs inside of the deadline.
+    """
+    if not own and spent < 2 / 3:
+        return False
+    waits = False
+    for depth, one in enumerate(stack):
+        module, function = place = one.module, one.function
+        package = module.partition(".")[0]
+        if (depth and one.calls_user) or (waits and place == _WAITS_IN):
+            return True
+        waits = leaves_loop and not depth and place == _WAITS
+        kept = package in _NEVER and module != _WITHOUT_LOOP
+        if kept or function == "__del__" or (not depth and package in _BOOKS):
+            return False
+        lost = one.unawaited and not depth  # an `__aexit__`, perhaps: its group would never be left
+        if spent < 1 / 3 and (lost or package in _LATE or function in _LATE_FUNCTIONS):
+            return False
+        if one.awaits:
+            return True
+    return False
+
+
+# Calls back `callback(*args)`, in a `try` that takes all but SystemExit and KeyboardInterrupt for the loop's
+# exception handler. Outside of that call an exception would leave the loop.
+_CALLS_BACK: Final = ("asyncio.events", "_run")
+# uvloop does the same without a frame of its own: what it calls stands right on whoever runs it.
+_RUNS: Final = ("asyncio.runners", "run")
+
+
+def borne(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
+    """Whether an exception may be raised in the innermost place of `stack`, where no task is running.
+
+    In a plain callback it may, in the last third of the margin: the loop hands what leaves that to its
+    exception handler, and goes on. Between them there must be nothing that keeps the loop's books.
+
+    Args:
+        stack: From the innermost place outward.
+        spent: The share of the margin that is over.
+        own: Whether what runs is of the deadline's. That is how a call of C code, which has no frame, is told
+            from the loop's own doings.
+    """
+    if spent < 2 / 3:
+        return False
+    for depth, place in enumerate(stack):
+        if place.runs_loop or (place.module, place.function) == _CALLS_BACK:
+            return (place.hands_on or place.runs_loop) and (own or depth > 0)
+        package = place.module.partition(".")[0]
+        if package in _NEVER or place.function == "__del__" or (not depth and package in _BOOKS):
+            return False
+    return False
+
+
+_CACHE, _GET_AWAITABLE, _CALL = opmap["CACHE"], opmap["GET_AWAITABLE"], opmap["CALL_FUNCTION_EX"]
+_AWAITS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+
+
+def _outward(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _where(frame: FrameType) -> tuple[str, str]:
+    """The names of a frame's module and function."""
+    name = dict.get(frame.f_globals, "__name__")  # anybody may have put something else there
+    return name if type(name) is str else "", frame.f_code.co_name
+
+
+def _place(frame: FrameType) -> Place:
+    code = frame.f_code
+    module, name = _where(frame)
+    # What the garbage collector calls is like a `__del__`: Python prints what it raises, and goes on.
+    collecting = any(_code(called) is code for called in gc.callbacks)
+    name = "__del__" if collecting else name
+    awaits = bool(code.co_flags & _AWAITS)
+    hands_on = (module, name) == _CALLS_BACK and code.co_code[frame.f_lasti] == _CALL
+    unawaited = awaits and is_unawaited(code, frame.f_lasti)
+    return Place(module, name, awaits, unawaited, hands_on, _calls_user(frame), _runs_loop(frame))
+
+
+def _calls_user(frame: FrameType) -> bool:
+    return frame.f_code in USER_CALLS or _where(frame) == _JOINS
+
+
+def _runs_loop(frame: FrameType) -> bool:
+    return frame.f_code in LOOP_RUNNERS or _where(frame) == _RUNS
+
+
+def _code(called: object) -> CodeType | None:
+    """The code of a function or a method; asking another object for it would run code of the user's."""
+    function = called.__func__ if type(called) is MethodType else called
+    return function.__code__ if type(function) is FunctionType else None
+
+
+def is_unawaited(code: CodeType, lasti: int) -> bool:
+    """Whether the next instruction awaits what this one gives."""
+    following, at = code.co_code, lasti + 2
+    while at < len(following) and following[at] == _CACHE:
+        at += 2
+    return at < len(following) and following[at] == _GET_AWAITABLE
+
+
+def _blocking(frame: FrameType | None) -> list[FrameType]:
+    """The frames of the blocking code, innermost first; the loop's own if it calls C code."""
+    frames = list(_outward(frame))
+    ends = [at + 1 for at, one in enumerate(frames) if one.f_code.co_flags & _AWAITS]
+    ends += [at for at, one in enumerate(frames) if _calls_user(one)]
+    runs = (at for at, one in enumerate(frames) if _where(one) == _CALLS_BACK or _runs_loop(one))
+    ends = ends or list(runs)[:1]
+    return frames[: max(ends, default=0) or 1]
+
+
+# --- the alarm --------------------------------------------------------------------------------------------
+
+
+class Target(Protocol):
+    """On whose behalf the alarm rings. Instants are on the clock of `time.monotonic`."""
+
+    @property
+    def strikes_at(self) -> float:
+        """From when on what blocks the loop is interrupted. It may change at any time."""
+
+    @property
+    def spared(self) -> tuple[float, float]:
+        """When the margin began, and its length, which is more than zero."""
+
+    def covers(self, context: contextvars.Context) -> bool:
+        """Whether what runs in this context belongs to it."""
+
+    def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
+        """What blocks the loop is about to be interrupted there. Called in a signal handler: be brief."""
+
+
+class _Armed:
+    """A target for which the alarm rings.
+
+    Attributes:
+        loop: The one that the target belongs to, if to any.
+        cut: For a target without one, what cuts the work of a loop that runs inside; until it was called.
+    """
+
+    __slots__ = ("cut", "loop", "target")
+
+    def __init__(
+        self, target: Target, loop: asyncio.AbstractEventLoop | None, cut: Callable[[], None] | None
+    ) -> None:
+        self.target = target
+        self.loop = loop
+        self.cut = cut
+
+    @property
+    def asks(self) -> bool:
+        """Whether a running loop is given the time to show that it is not blocked."""
+        return self.loop is not None or self.cut is not None
+
+
+class Alarm:
+    """The process's alarm: SIGALRM and its timer.
+
+    Attributes:
+        raised: How often it has interrupted something, in this process.
+    """
+
+    def __init__(self) -> None:
+        self.raised = 0
+        self._targets: list[_Armed] = []
+        self._asked = False
+        self._swallowed = 0  # since the loop last ran
+        self._refused: set[str] = set()
+        self._failure: Exception | None = None
+        self._before: tuple[Any, float, float, float] = (None, 0.0, 0.0, 0.0)
+
+    def arm(
+        self,
+        target: Target,
+        loop: asyncio.AbstractEventLoop | None,
+        cut: Callable[[], None] | None = None,
+    ) -> None:
+        """Ring for `target` until it is disarmed.
+
+        Args:
+            target: On whose behalf.
+            loop: What it runs on, if on any.
+            cut: For a target without a loop: called once, past its instant, in a loop that runs inside of it.
+
+        Where that is not possible it is said once, by the event `deadline.interrupt_unavailable`.
+        """
+        if (not self._targets or threading.current_thread() is not threading.main_thread()) and (
+            reason := self._take()
+        ):
+            if reason not in self._refused:
+                self._refused.add(reason)
+                emit("deadline.interrupt_unavailable", logging.WARNING, reason=reason)
+            return
+        self._targets.append(_Armed(target, loop, cut))
+        self.reset()
+
+    def disarm(self, target: Target) -> None:
+        """Ring no more for `target`, if it was armed."""
+        for at in range(len(self._targets) - 1, -1, -1):
+            if self._targets[at].target is target:
+                del self._targets[at]
+                if not self._targets:
+                    self._give_back()
+                self._tell()
+                return
+
+    def reset(self) -> None:
+        """Set the timer anew, because a target's instant has changed."""
+        if self._targets:
+            self._ring_in(min(one.target.strikes_at for one in self._targets) - time.monotonic())
+
+    def _take(self) -> str | None:
+        """Take over handler and timer, or say why not."""
+        if not hasattr(signal, "setitimer"):
+            return "no SIGALRM on this platform"
+        if threading.current_thread() is not threading.main_thread():
+            return "not in the main thread"
+        if signal.getsignal(signal.SIGALRM) is None:
+            return "SIGALRM is handled by C code"
+        left, interval = signal.setitimer(signal.ITIMER_REAL, 0.0)
+        if _is_ours(interval):  # put back after our last deadline, by a block that had saved it
+            left = interval = 0.0
+        handler = signal.signal(signal.SIGALRM, self._rings)
+        if handler == self._rings:  # put back likewise
+            handler = self._before[0]
+        self._before = (handler, left, interval, time.monotonic())
+        self._asked, self._swallowed = False, 0
+        return None
+
+    def _give_back(self) -> None:
+        _strike_no_more()
+        if not self._holds():
+            return  # somebody in the block took it, and has it now, with the timer
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        handler, left, interval, since = self._before
+        signal.signal(signal.SIGALRM, handler)
+        if left > 0.0:
+            signal.setitimer(signal.ITIMER_REAL, max(RETRY, left - (time.monotonic() - since)), interval)
+
+    def _holds(self) -> bool:
+        """Whether SIGALRM comes to us. If not, the timer is stopped where it is ours."""
+        if signal.getsignal(signal.SIGALRM) == self._rings:
+            return True
+        if _is_ours(signal.getitimer(signal.ITIMER_REAL)[1]):
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        return False
+
+    def _ring_in(self, seconds: float) -> None:
+        if self._holds():
+            in_time = 0.0 if seconds == math.inf else max(RETRY, seconds)
+            signal.setitimer(signal.ITIMER_REAL, in_time, FALLBACK)
+
+    def _rings(self, _number: int, frame: FrameType | None) -> None:
+        """Handle SIGALRM. What is raised here comes out where the main thread just was.
+
+        Raises:
+            Interrupted: It is to be interrupted.
+            RecursionError: Where the stack is full. The code there must expect one, and moves on by it.
+        """
+        try:
+            self._look(frame)
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the timer rings again
+            self._failure = error
+
+    def _look(self, frame: FrameType | None) -> None:
+        """Interrupt what has blocked for too long, if it may be.
+
+        Raises:
+            Interrupted: It has.
+        """
+        now = time.monotonic()
+        loop = asyncio._get_running_loop()  # noqa: SLF001  # the public one raises
+        late = [one for one in self._targets if one.loop in {None, loop} and now >= one.target.strikes_at]
+        if not late:
+            self.reset()
+            return
+        if loop is not None and not self._asked:
+            self._asked = True
+            loop.call_soon_threadsafe(self._answered, context=contextvars.Context())
+            late = [one for one in late if not one.asks]
+        self._ring_in(RETRY if late else TICK)
+        context = contextvars.copy_context()
+        in_task = loop is not None and asyncio.current_task(loop) is not None
+        for one in reversed(late):
+            target, inside = one.target, one.loop is None
+            began, length = target.spared
+            own, spent = target.covers(context), (now - began) / length
+            may = (in_task or inside) and interruptible(
+                map(_place, _outward(frame)), spent, own=own, leaves_loop=inside
+            )
+            if not may and loop is not None and not in_task:
+                may = borne(map(_place, _outward(frame)), spent, own=own)
+            if may:
+                self._ring_in(max(FALLBACK, length / 10))
+                self.raised += 1
+                self._swallowed += 1
+                frames = _blocking(frame)
+                stack = [(one.f_code, one.f_lasti) for one in frames]
+                target.struck(stack[:LONGEST_STACK][::-1], own=own)
+                interrupted = Interrupted()
+                if spent >= 2 / 3 and self._swallowed > MOST_SWALLOWED:
+                    _strike_again(frames, interrupted)
+                raise interrupted
+
+    def _answered(self) -> None:
+        """The loop runs."""
+        self._asked, self._swallowed = False, 0
+        _strike_no_more()
+        for one in list(self._targets):
+            if one.cut is not None and time.monotonic() >= one.target.strikes_at:
+                cut, one.cut = one.cut, None
+                try:
+                    cut()
+                except Exception as error:  # noqa: BLE001  # the others are to be cut as well
+                    self._failure = error
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell what a ring has raised: the handler itself must not, the log's locks may be held below it."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            emit("deadline.interrupt_failed", logging.ERROR, error=shown(failure))
+
+
+def _is_ours(interval: float) -> bool:
+    """Whether a timer with this interval, in seconds, is ours. The system counts in microseconds."""
+    return round(interval * 1e6) == round(FALLBACK * 1e6)
+
+
+# --- what swallows everything -----------------------------------------------------------------------------
+
+
+def _strike_again(frames: list[FrameType], first: Interrupted) -> None:
+    """Raise once more where `first` has been swallowed: at the next line that one of `frames` comes to.
+
+    What swallows in a loop comes to the loop's first line, which is in no `try` of the loop's. Python ends
+    the tracing when a trace function raises. Whoever traces already, a debugger say, is left alone.
+    """
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "line" and not _is_on_its_way(first):
+            raise Interrupted
+        return trace
+
+    if sys.gettrace() is None:
+        sys.settrace(_trace_nothing)
+        for frame in frames:
+            frame.f_trace = trace
+
+
+def _is_on_its_way(first: Interrupted) -> bool:
+    """Whether it is being handled, or what somebody has raised instead."""
+    error = sys.exception()
+    while error is not None and error is not first:
+        error = error.__context__
+    return error is first
+
+
+def _strike_no_more() -> None:
+    if sys.gettrace() is _trace_nothing:
+        sys.settrace(None)
+
+
+def _trace_nothing(_frame: FrameType, _event: str, _argument: object) -> None:
+    """Trace no frame that begins now."""
+
+
+alarm: Final = Alarm()

@@ -1,0 +1,1 @@
+"""What a block was awaiting and had done when its time was up."""

@@ -1,0 +1,1 @@
+"""Breakers and fallbacks."""

@@ -1,0 +1,1 @@
+"""Steps, critical sections and batches."""

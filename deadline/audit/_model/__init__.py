@@ -1,0 +1,1 @@
+"""The functions of a template, and who calls them."""

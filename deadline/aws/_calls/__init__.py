@@ -1,0 +1,1 @@
+"""AWS calls under a deadline."""

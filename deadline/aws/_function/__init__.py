@@ -1,0 +1,1 @@
+"""The handler: an invocation from Lambda's call to its answer."""

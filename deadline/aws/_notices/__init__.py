@@ -1,0 +1,1 @@
+"""Notices: telling somebody that an invocation's time was up."""

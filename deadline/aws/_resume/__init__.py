@@ -1,0 +1,1 @@
+"""Carrying a job on in another invocation."""

@@ -1,0 +1,1 @@
+"""The process between invocations: its event loop, lifespans, record and init phase."""

@@ -1,0 +1,1 @@
+"""An emulator of Lambda, which kills at the timeout."""
