@@ -6,7 +6,7 @@ package's name and the function's are the same word.
 
 from typing import TYPE_CHECKING
 
-from deadline._core.errors import BreakerOpen, DeadlineExceeded, InsufficientTime
+from deadline._core.errors import DeadlineExceeded, InsufficientTime
 from deadline._core.scope import Deadline, current, deadline, remaining
 from deadline._events import Event, subscribe
 from deadline._lazy import later
@@ -16,6 +16,7 @@ from deadline._work.section import Section, critical, step
 if TYPE_CHECKING:
     from deadline._propagation import deadline_header
     from deadline._resilience.breaker import Breaker
+    from deadline._resilience.failures import BreakerOpen
     from deadline._resilience.fallback import Answer, LastGood, fallback
     from deadline._work.each import Batch, each
 
@@ -50,6 +51,7 @@ if not TYPE_CHECKING:  # to a type checker every name would be there
         {
             "Answer": "._resilience.fallback",
             "Batch": "._work.each",
+            "BreakerOpen": "._resilience.failures",
             "Breaker": "._resilience.breaker",
             "LastGood": "._resilience.fallback",
             "deadline_header": "._propagation",

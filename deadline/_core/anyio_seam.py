@@ -14,7 +14,7 @@ Written for anyio 4.16. It uses `_task_states`, and of a scope `_parent_scope`, 
 `_deliver_cancellation` and `_effectively_cancelled`.
 """
 
-# ruff: noqa: SLF001  # this module is about the private parts
+# this module is about the private parts
 
 from __future__ import annotations
 

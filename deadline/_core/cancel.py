@@ -10,7 +10,7 @@ scopes in a loop, and guards each task on its own. A task whose own `cancel` fai
 awaits, and is woken by a cancelled future instead. The object with the failing `cancel` is left as it is.
 """
 
-# ruff: noqa: SLF001  # what anyio and asyncio do next is private in both, and anyio reads asyncio's as well
+# what anyio and asyncio do next is private in both, and anyio reads asyncio's as well
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What deadlines and breakers raise."""
+"""What deadlines raise."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from deadline._text import quoted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    # A type: an error names its deadline, and a deadline raises that error. Both are public.
     from deadline._core.scope import Deadline
 
 
@@ -68,7 +69,7 @@ class DeadlineExceeded(TimeoutError):
                 "grace(): this DeadlineExceeded comes from another process or was built by hand, so there is "
                 "no deadline whose hard end could bound it; write `async with deadline(seconds):` instead"
             )
-        return self.deadline._grace(reserve)  # noqa: SLF001  # one concept in two files
+        return self.deadline._grace(reserve)  # one concept in two files
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {key: value for key, value in self.__dict__.items() if key != "deadline"}
@@ -140,23 +141,59 @@ class InsufficientTime(DeadlineExceeded):
     __module__ = "deadline"
 
 
-class BreakerOpen(Exception):
-    """A call was refused at once, because its dependency is down as far as anybody knows.
-
-    Attributes:
-        breaker: The breaker's name.
-        retry_in: Seconds until it lets a probe through; 0.0 if one is on its way.
-    """
-
-    __module__ = "deadline"
-
-    def __init__(self, breaker: str, retry_in: float = 0.0) -> None:
-        super().__init__(breaker, retry_in)
-        self.breaker = breaker
-        self.retry_in = retry_in
-
-    def __str__(self) -> str:
-        when = (
-            f"open for another {self.retry_in:.3f} s" if self.retry_in else "half open, and its probe is out"
+def check_name_and_error(name: str | None, error: type[DeadlineExceeded]) -> None:
+    """Refuse a name that is no string and an error that is not ours, by `TypeError`."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(
+            f"name: expected a string, got {name!r} ({type(name).__name__}); write name='checkout'"
         )
-        return f"breaker {quoted(self.breaker)} is {when}: the call was not made"
+    if error is not DeadlineExceeded and not (
+        isinstance(error, type) and issubclass(error, DeadlineExceeded)
+    ):
+        raise TypeError(
+            f"error: expected a subclass of DeadlineExceeded, got {error!r}; "
+            "write `class CheckoutTimeout(DeadlineExceeded): ...` and error=CheckoutTimeout"
+        )
+
+
+def exceeded_message(
+    name: str | None,
+    *,
+    entered: float,
+    soft: float,
+    hard: float,
+    answer_by: float,
+    margin: float,
+    where: str | None,
+) -> str:
+    """What the error says.
+
+    Args:
+        name: The deadline's.
+        entered: When the block began, on the deadline's clock, as all instants here.
+        soft: When it was cut.
+        hard: When the source ends.
+        answer_by: When whoever waits gives up.
+        margin: Seconds that were kept back.
+        where: What was cut, in words that follow a text; `None`: the block did not begin.
+    """
+    called = f"deadline {quoted(name)}" if name else "deadline"
+    kept = f" with a margin of {margin:.3f} s" if margin else ""
+    if answer_by < hard:
+        kept = f" for a caller that waits {answer_by - entered:.3f} s"
+    if where is None:
+        left = max(0.0, hard - entered)
+        return f"{called} exceeded before it began: {left:.3f} s left{kept}, so the body did not run"
+    return f"{called} exceeded: {soft - entered:.3f} s allowed{kept}{where}"
+
+
+def build_error(cls: type[DeadlineExceeded], message: str) -> DeadlineExceeded:
+    """An error of a user's class, made from the message alone.
+
+    Raises:
+        Exception: It cannot be made so.
+    """
+    error: object = cls(message)
+    if not isinstance(error, DeadlineExceeded):
+        raise TypeError(f"it made a {type(error).__name__}")
+    return error

@@ -18,7 +18,7 @@ from deadline._text import quoted, shortened
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deadline._resilience.breaker import BreakerReport  # loaded with the first breaker
+    from deadline._report.breakers import BreakerReport
 
 Outcome: TypeAlias = Literal["not sent", "unknown", "answered"]
 Effect: TypeAlias = Literal["done", "not done", "unknown"]

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
+    from deadline._report.breakers import BreakerAccount
     from deadline._report.data import BatchReport, SectionReport, TaskReport
     from deadline._report.tasks import Position
-    from deadline._resilience.breaker import Breaker, BreakerAccount
 
 
 CLOSING: Final = 0.05
@@ -80,7 +80,7 @@ class Record:
         self.steps = new_steps()
         self.sections: list[Callable[[], SectionReport]] = []
         self.batches: list[Callable[[], BatchReport]] = []
-        self.breakers: dict[Breaker, BreakerAccount] = {}
+        self.breakers: dict[object, BreakerAccount] = {}
         self._forgettable: WeakSet[Closable] = WeakSet()
         self._held: list[Closable] = []
         self.left_behind: list[str | Callable[[], str | None]] = []

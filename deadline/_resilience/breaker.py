@@ -24,16 +24,16 @@ import math
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 
 from anyio.lowlevel import checkpoint
 
 from deadline._core import source as _source
-from deadline._core.errors import BreakerOpen
 from deadline._core.scope import DISABLED, current
 from deadline._events import emit
+from deadline._report.breakers import BreakerAccount, State
 from deadline._resilience.elapsed import Elapsed
-from deadline._resilience.failures import is_failure, verdict
+from deadline._resilience.failures import BreakerOpen, is_failure, verdict
 from deadline._text import quoted
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
-State: TypeAlias = Literal["closed", "open", "half open"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -313,29 +312,11 @@ class Breaker:
         dl = current()
         if dl is None:
             return []
-        records = dl.records()
-        return [(record.breakers.setdefault(self, BreakerAccount(self)), dl.now()) for record in records]
-
-
-class BreakerReport(NamedTuple):
-    """A breaker that changed its state or refused a call.
-
-    Attributes:
-        name: As given to `Breaker`.
-        state: When somebody first asked for the report.
-        refused: How many calls it refused.
-        changes: The newest hundred, oldest first, as (state, seconds after the deadline's entry).
-    """
-
-    name: str
-    state: State
-    refused: int
-    changes: tuple[tuple[State, float], ...]
-
-    def __str__(self) -> str:
-        changes = "".join(f", {state} at {at:.3f}" for state, at in self.changes)
-        refused = f", {self.refused} refused" if self.refused else ""
-        return f"breaker {quoted(self.name)} is {self.state}{refused}{changes}"
+        state = lambda: self._state  # noqa: E731
+        return [
+            (record.breakers.setdefault(self, BreakerAccount(self.name, state)), dl.now())
+            for record in dl.records()
+        ]
 
 
 # --- how it goes ------------------------------------------------------------------------------------------
@@ -380,21 +361,6 @@ class _Slice:
     def __init__(self, began: float) -> None:
         self.began = began
         self.calls = self.failed = 0
-
-
-class BreakerAccount:
-    """What a deadline remembers of a breaker: only what is out of the ordinary."""
-
-    def __init__(self, breaker: Breaker) -> None:
-        self._breaker = breaker
-        self.refused = 0
-        self.changes: deque[tuple[State, float]] = deque(maxlen=100)
-
-    def report(self, entered: float) -> BreakerReport:
-        """As plain data, for a deadline entered at `entered`."""
-        changes = tuple((state, at - entered) for state, at in tuple(self.changes))
-        state = self._breaker._state  # noqa: SLF001  # one concept
-        return BreakerReport(self._breaker.name, state, self.refused, changes)
 
 
 # --- arguments --------------------------------------------------------------------------------------------

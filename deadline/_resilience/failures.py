@@ -13,8 +13,10 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
-from deadline._core.errors import BreakerOpen, DeadlineExceeded, InsufficientTime
-from deadline._core.scope import TIE, remaining
+from deadline._core.cut import TIE
+from deadline._core.errors import DeadlineExceeded, InsufficientTime
+from deadline._core.scope import remaining
+from deadline._text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,28 @@ if TYPE_CHECKING:
 LEAST_FAIR: Final = 0.2
 """Seconds under which a *share* of what is left says nothing about who did not make it: it is short because
 the deadline was near. As long as the shortest limit of an AWS attempt."""
+
+
+class BreakerOpen(Exception):
+    """A call was refused at once, because its dependency is down as far as anybody knows.
+
+    Attributes:
+        breaker: The breaker's name.
+        retry_in: Seconds until it lets a probe through; 0.0 if one is on its way.
+    """
+
+    __module__ = "deadline"
+
+    def __init__(self, breaker: str, retry_in: float = 0.0) -> None:
+        super().__init__(breaker, retry_in)
+        self.breaker = breaker
+        self.retry_in = retry_in
+
+    def __str__(self) -> str:
+        when = (
+            f"open for another {self.retry_in:.3f} s" if self.retry_in else "half open, and its probe is out"
+        )
+        return f"breaker {quoted(self.breaker)} is {when}: the call was not made"
 
 
 def verdict(error: BaseException, counts: Callable[[Exception], bool]) -> bool | None:

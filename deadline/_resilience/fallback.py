@@ -28,11 +28,11 @@ from typing import (
 from anyio.lowlevel import checkpoint
 
 from deadline._core import source as _source
-from deadline._core.errors import BreakerOpen, DeadlineExceeded
+from deadline._core.errors import DeadlineExceeded
 from deadline._core.scope import Deadline, current, remaining
 from deadline._events import emit, shown
 from deadline._resilience.elapsed import Elapsed
-from deadline._resilience.failures import LEAST_FAIR, Limit
+from deadline._resilience.failures import LEAST_FAIR, BreakerOpen, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable

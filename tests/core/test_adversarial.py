@@ -20,7 +20,7 @@ import anyio.lowlevel
 import pytest
 
 from deadline import Deadline, DeadlineExceeded, current, deadline, remaining, step
-from deadline._core.scope import PATIENCE, TIE
+from deadline._core.cut import PATIENCE, TIE
 from deadline.testing import VirtualLoop
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import pytest
 
 import deadline as package
 from deadline import DeadlineExceeded, Event, aws, deadline, subscribe
-from deadline._core.scope import UNWINDING
+from deadline._core.cut import UNWINDING
 from deadline._core.timer import Clock, clock_of
 from deadline._events import emit
 from deadline._interrupt.alarm import alarm
@@ -59,7 +59,7 @@ CALLBACKS: Final = (
     Callback("_core.timer", "call_at", "Clock._approach", "test_an_approach_that_raises_costs_no_other"),
     Callback("_core.timer", "call_soon", "Clock._spin, begun", "test_a_due_that_raises_costs_no_other"),
     Callback("_core.timer", "call_soon", "Clock._spin, again", "test_a_due_that_raises_costs_no_other"),
-    Callback("_core.scope", "call_at", "Deadline._cancel_always", "test_a_delivery_that_raises_is_repeated"),
+    Callback("_core.cut", "call_at", "Deadline._cancel_always", "test_a_delivery_that_raises_is_repeated"),
     Callback(
         "_core.scope",
         "call_soon",

@@ -22,7 +22,7 @@ import anyio
 import pytest
 
 from deadline import DeadlineExceeded, critical, deadline, step, subscribe
-from deadline._core.scope import UNWINDING
+from deadline._core.cut import UNWINDING
 from deadline._core.timer import EARLY, clock_of
 from deadline.testing import VirtualLoop
 

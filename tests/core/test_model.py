@@ -18,7 +18,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from deadline import Deadline, DeadlineExceeded, current, deadline
-from deadline._core.scope import TIE
+from deadline._core.cut import TIE
 from deadline.testing import VirtualLoop
 
 unhurried = settings(deadline=None, derandomize=True, max_examples=1000)

@@ -23,7 +23,7 @@ from deadline import (
     remaining,
     subscribe,
 )
-from deadline._core.scope import PATIENCE, TIE, UNWINDING
+from deadline._core.cut import PATIENCE, TIE, UNWINDING
 from deadline.testing import FakeContext, VirtualLoop
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from deadline import Deadline, DeadlineExceeded, Event, current, deadline, remaining, subscribe
-from deadline._core.scope import UNWINDING
+from deadline._core.cut import UNWINDING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator

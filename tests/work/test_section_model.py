@@ -20,8 +20,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from deadline import DeadlineExceeded, Section, critical, current, deadline
+from deadline._core.cut import TIE
 from deadline._core.margin import shares
-from deadline._core.scope import TIE
 from deadline._work.section import WITHOUT_LIMIT
 from deadline.testing import VirtualLoop
 

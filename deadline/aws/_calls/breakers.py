@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from anyio.lowlevel import checkpoint
 
-from deadline._core.errors import BreakerOpen
 from deadline._resilience.breaker import Breaker
+from deadline._resilience.failures import BreakerOpen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

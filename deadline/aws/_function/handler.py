@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from deadline._core import scope as _scope
-from deadline._core.edge import check_name_and_error
-from deadline._core.errors import DeadlineExceeded
+from deadline._core.errors import DeadlineExceeded, check_name_and_error
 from deadline._events import emit
 from deadline._interrupt.alarm import alarm
 from deadline._propagation import checked_header, received

@@ -7,8 +7,9 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from deadline._core.cut import TIE
 from deadline._core.errors import DeadlineExceeded, says_time_is_up
-from deadline._core.scope import TIE, Deadline
+from deadline._core.scope import Deadline
 from deadline._core.source import AskedMargin, Instant
 from deadline._events import emit
 from deadline.aws._sources.batch_response import loses_work
