@@ -61,7 +61,7 @@ CALLBACKS: Final = (
     Callback("_core.timer", "call_soon", "Clock._spin, again", "test_a_due_that_raises_costs_no_other"),
     Callback("_core.cut", "call_at", "Deadline._cancel_always", "test_a_delivery_that_raises_is_repeated"),
     Callback(
-        "_core.scope",
+        "_core.cut",
         "call_soon",
         "Deadline._cancel_once",
         "test_an_object_that_refuses_is_left_and_the_block_is_cut",

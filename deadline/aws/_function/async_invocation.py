@@ -34,12 +34,12 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from deadline._core.cancel import cancel
+from deadline._core.plain import Outcome
 from deadline._core.scope import Deadline
 from deadline._core.source import bounded, checked
 from deadline._events import emit
 from deadline._report.tasks import context_of
 from deadline.aws._function.outcome import (
-    Outcome,
     ends_invocation,
     errors_told_until,
     few_of,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
     from deadline._core.errors import DeadlineExceeded
-    from deadline.aws._function.handler import Plan
+    from deadline.aws._function.plan import Plan
     from deadline.aws._resume.hop import Hop
 
 DRAINING: Final = 0.2

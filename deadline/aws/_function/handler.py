@@ -1,241 +1,48 @@
-"""`handler`: an `async def`, or a plain function, as a Lambda function that ends in time."""
+"""`handler`: an `async def`, or a plain function, as a Lambda function that ends in time.
+
+What only plain functions need, or only those that tell somebody, is loaded by them.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import functools
 import inspect
-import logging
-import math
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from deadline._core import scope as _scope
 from deadline._core.errors import DeadlineExceeded, check_name_and_error
-from deadline._events import emit
-from deadline._interrupt.alarm import alarm
-from deadline._propagation import checked_header, received
+from deadline._propagation import checked_header
 from deadline.aws._function.arguments import (
     breadcrumb_of,
-    check_function,
     check_lifespan,
     checked_limit,
     checked_resume,
     margin_asked_for,
 )
-from deadline.aws._function.async_invocation import Invocation
-from deadline.aws._function.early_response import post_early
-from deadline.aws._function.outcome import Outcome, few_of
-from deadline.aws._notices.error_text import full_traceback, told
-from deadline.aws._runtime.event_loop import Lifespan, environment, explain_other_loop, replace_environment
-from deadline.aws._sources.callers import header_left, source_left
+from deadline.aws._function.entry import Entry, lambda_function
+from deadline.aws._function.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
+    from typing import Unpack
 
-    from deadline._core.source import AskedMargin, DefaultMargin
     from deadline.aws._function.types import (
         Context_contra,
         Decorator,
         Event_contra,
         LambdaFunction,
+        Options,
         PlainFunction,
         Response_co,
     )
     from deadline.aws._notices.message import Redact
     from deadline.aws._notices.notice import Notice
     from deadline.aws._notices.sender import Notifier
-    from deadline.aws._rescue.breadcrumb import Breadcrumb
     from deadline.aws._resume.resume import Resume
 
 Resources = TypeVar("Resources")
-
-_UNSET: Final[Any] = object()
-
-
-@dataclass
-class Plan:
-    """What a handler was made with.
-
-    Attributes:
-        caller_limit: As `handler` was given it.
-        header: The name, in lower case, of the request header that is read; `None`: none is.
-        outside: The context of the import, in which the lifespan's task runs.
-        mitigation: What was registered with `on_exceeded`.
-        eager: Whether the lifespan is entered before the first invocation.
-        interrupt: Whether what blocks the loop is interrupted.
-        recycle: Whether the next invocation then begins with a new loop.
-        warned: Whether it was said that an answer loses work; once is enough.
-        clamped: Whether it was said that the margin is too large for the timeout.
-    """
-
-    function: Callable[..., Any]
-    margin: AskedMargin | DefaultMargin
-    name: str
-    error: type[DeadlineExceeded]
-    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None
-    interrupt: bool = True
-    recycle: bool = False
-    caller_limit: float | Literal["auto"] | None = "auto"
-    notifier: Notifier | None = None
-    resume: Resume[Any] | None = None
-    breadcrumb: Breadcrumb | None = None
-    outside: contextvars.Context = field(default_factory=contextvars.copy_context)
-    mitigation: Callable[..., Any] | None = None
-    warned: bool = False
-    clamped: bool = False
-    eager: bool = False
-    header: str | None = None
-
-    def call(self, event: Any, context: Any) -> Any:
-        """An invocation by Lambda, on this process's loop."""
-        if _scope.DISABLED:
-            return self._disabled(event, context)
-        invocation, run = self._invocation(event, context)
-        interrupts = alarm.raised
-        try:
-            outcome = run()
-        except BaseException as error:  # noqa: BLE001  # nothing but an Exception may leave
-            outcome = Outcome(None, error)
-        reason = (
-            "left a task that nothing could end" if invocation.stuck else "was interrupted (recycle=True)"
-        )
-        if alarm.raised > interrupts:
-            level = logging.INFO if invocation.told_interrupt else logging.WARNING
-            emit("aws.interrupted", level, function=self.name, interrupts=alarm.raised)
-            invocation.stuck |= self.recycle
-        invocation.close()
-        explain_other_loop(outcome.error)
-        if invocation.stuck:
-            request = getattr(context, "aws_request_id", None)
-            emit("aws.loop_replaced", logging.WARNING, function=self.name, reason=reason)
-            replace_environment(f"request {request} of {self.name} {reason}")
-        return self._answer(outcome, context)
-
-    def _invocation(self, event: Any, context: Any) -> tuple[Any, Callable[[], Outcome]]:
-        """An invocation, and what runs it."""
-        invocation = Invocation(self, event, context, self.resources, self.post_early)
-
-        def run() -> Outcome:
-            try:
-                return environment().run(invocation.run(), invocation.interrupt)
-            finally:
-                self._leave_threads(invocation)
-
-        return invocation, run
-
-    def _leave_threads(self, invocation: Invocation) -> None:
-        """Have no thread of an invocation take a place from later ones."""
-        left = environment().leave_threads(invocation.covers)
-        if left:
-            emit("aws.left_threads", logging.WARNING, function=self.name, threads=few_of(left))
-
-    def _disabled(self, event: Any, context: Any) -> Any:
-        return environment().run(self._plainly(event, context, self.resources))
-
-    @staticmethod
-    def post_early(value: Any) -> bool:
-        """Post the response before the handler returns, if Lambda called that; tells whether it could."""
-        return post_early(value, _CALLED_BY_LAMBDA)
-
-    async def invoke(self, event: Any, context: Any = None, /, *, resources: Any = _UNSET) -> Any:
-        """An invocation by a test, on the running loop."""
-        if self.lifespan is None and resources is not _UNSET:
-            raise TypeError(f"resources: {self.name} has no lifespan and takes none; leave them out")
-        async with contextlib.AsyncExitStack() as stack:
-
-            async def given() -> tuple[Any, ...]:
-                if resources is not _UNSET:
-                    return (resources,)
-                if self.lifespan is None:
-                    return ()
-                lifespan = Lifespan(self.lifespan, self.outside)
-                stack.push_async_callback(lifespan.close)
-                return (await lifespan.resources(),)
-
-            if _scope.DISABLED:
-                return await self._plainly(event, context, given)
-            return self._answer(await Invocation(self, event, context, given).run(), context)
-
-    def caller_left(self, event: Any, context: Any) -> float:
-        """Seconds until whoever waits for the answer gives up, as the event or that caller says."""
-        limit = self.caller_limit
-        if limit is None:
-            return math.inf
-        custom = getattr(getattr(context, "client_context", None), "custom", None)
-        return min(
-            source_left(event, None if limit == "auto" else limit),
-            header_left(event, self.header),
-            received(custom),
-        )
-
-    @staticmethod
-    def check(function: Any, argument: str, takes: int) -> None:
-        """Refuse what is no `async def` that takes so many arguments."""
-        check_function(function, argument, takes)
-
-    def register(self, mitigation: Any, /) -> Any:
-        """Have `mitigation` run when the time is up."""
-        self.check(mitigation, "on_exceeded", 3 if self.lifespan is None else 4)
-        if self.mitigation is not None:
-            raise RuntimeError(
-                f"on_exceeded: {self.name} has {self.mitigation.__qualname__} already; one answers for all"
-            )
-        self.mitigation = mitigation
-        return mitigation
-
-    def initialise(self) -> None:
-        """Open what can be opened before the first invocation."""
-        if not _scope.DISABLED:
-            for opened in (self.notifier, self.resume):
-                if opened is not None:
-                    opened.initialise(self.outside)
-        if self.eager:
-            from deadline.aws._runtime.init_phase import enter  # noqa: PLC0415  # most open nothing here
-
-            enter(self)
-
-    async def resources(self) -> tuple[Any, ...]:
-        """What the function takes after event and context, from this process's lifespan."""
-        if self.lifespan is None:
-            return ()
-        return (await environment().lifespan(self.lifespan, self.outside).resources(),)
-
-    async def _plainly(
-        self, event: Any, context: Any, resources: Callable[[], Awaitable[tuple[Any, ...]]]
-    ) -> Any:
-        """What is left with DEADLINE_DISABLED: the loop and the lifespan, and that a hop is what it is."""
-        if self.resume is not None:
-            hop = self.resume.open(event, context, self.outside)
-            self.resume.bind(hop)
-            await hop.read()
-            event = hop.event
-        return await self.function(event, context, *await resources())
-
-    def _answer(self, outcome: Outcome, context: Any) -> Any:
-        """The value, or raise what Lambda understands."""
-        error = outcome.error
-        if error is None:
-            return outcome.value
-        if isinstance(error, KeyboardInterrupt) and "AWS_LAMBDA_RUNTIME_API" not in os.environ:
-            raise error  # somebody at a keyboard wants out
-        failure = told(error)
-        if failure is error:
-            raise error
-        # The runtime client logs what it is given, without causes and members; all is logged here, once.
-        emit(
-            "aws.invocation_failed",
-            logging.ERROR,
-            function=self.name,
-            request_id=getattr(context, "aws_request_id", None),
-            error=type(error).__name__,
-            traceback=full_traceback(error),
-        )
-        raise failure
 
 
 @overload
@@ -251,43 +58,15 @@ def handler(
 
 
 @overload
-def handler(
-    *,
-    margin: float | timedelta | None = None,
-    error: type[DeadlineExceeded] = DeadlineExceeded,
-    name: str | None = None,
-    lifespan: None = None,
-    interrupt: bool = True,
-    recycle: bool = False,
-    caller_limit: float | timedelta | Literal["auto"] | None = "auto",
-    header: str | None = None,
-    notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
-    notice_errors: bool = True,
-    redact: Redact | None = None,
-    helper: bool = False,
-    breadcrumb: bool | Literal["event"] | None = None,
-    resume: Resume[Any] | None = None,
-) -> Decorator[()]: ...
+def handler(*, lifespan: None = None, **options: Unpack[Options]) -> Decorator[()]: ...
 
 
 @overload
 def handler(
     *,
-    margin: float | timedelta | None = None,
-    error: type[DeadlineExceeded] = DeadlineExceeded,
-    name: str | None = None,
     lifespan: Callable[[], AbstractAsyncContextManager[Resources]],
     eager: bool = False,
-    interrupt: bool = True,
-    recycle: bool = False,
-    caller_limit: float | timedelta | Literal["auto"] | None = "auto",
-    header: str | None = None,
-    notice: Notice | str | Callable[[dict[str, Any]], object] | None = None,
-    notice_errors: bool = True,
-    redact: Redact | None = None,
-    helper: bool = False,
-    breadcrumb: bool | Literal["event"] | None = None,
-    resume: Resume[Any] | None = None,
+    **options: Unpack[Options],
 ) -> Decorator[Resources]: ...
 
 
@@ -386,62 +165,46 @@ def handler(
     margin_of = margin_asked_for(margin, os.environ.get("DEADLINE_MARGIN", "").strip())
 
     def make(function: Callable[..., Any]) -> Any:
-        takes, kind = 2 if lifespan is None else 3, Plan
+        takes, kind = 2 if lifespan is None else 3, Entry
         plain = callable(function) and not inspect.iscoroutinefunction(function)
         if plain:
-            from deadline.aws._function.plain_invocation import PlainPlan  # noqa: PLC0415  # an `async def` has no use for it
+            from deadline.aws._function.plain_entry import PlainEntry as kind  # noqa: N813, PLC0415  # see above
 
-            kind = PlainPlan
-            PlainPlan.refuse(function, lifespan=lifespan, eager=eager, recycle=recycle, resume=resume)
+        kind.refuse(function, lifespan=lifespan, eager=eager, recycle=recycle, resume=resume)
         kind.check(function, "function", takes)
         called = getattr(function, "__name__", type(function).__name__)  # a partial has no name
-        plan = kind(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
+        plan = Plan(function, margin_of, name or called, error, lifespan, interrupt, recycle, limit)
         if resume is not None:
             plan.resume = checked_resume(resume, takes)
         if notice is not None or helper or "DEADLINE_NOTICE" in os.environ:
-            from deadline.aws._notices.sender import notifier  # noqa: PLC0415  # whoever tells nobody loads nothing
-
-            plan.notifier = notifier(
+            plan.notifier = _notifier(
                 notice, redact, plan.name, on_error=notice_errors, helper=helper, plain=plain
             )
         if not _scope.DISABLED:
             plan.breadcrumb = breadcrumb_of(plan.name, breadcrumb, helper=helper)
         plan.eager, plan.header = eager, listens_to
+        entry = kind(plan)
         if _initialises_here():
-            plan.initialise()
+            entry.initialise()
         elif _is_copied_later():
             from deadline.aws._runtime.snap_start import when_restored  # noqa: PLC0415  # nobody else needs it
 
-            when_restored(plan.initialise)
-        return _lambda_function(plan)
+            when_restored(entry.initialise)
+        return lambda_function(entry)
 
     return make if function is None else make(function)
 
 
-def _lambda_function(plan: Plan) -> Any:
-    """A function, and no object that can be called: decorators of other libraries insist."""
-    call: Callable[[Any, Any], Any] = plan.call
-    if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ and plan.interrupt and not _scope.DISABLED:
-        from deadline.aws._rescue.worker_exit import with_last_resort  # noqa: PLC0415  # elsewhere Lambda kills
+def _notifier(
+    notice: Any, redact: Redact | None, name: str, *, on_error: bool, helper: bool, plain: bool
+) -> Notifier | None:
+    """What sends the notices, if somebody is told; loaded by those who tell somebody."""
+    from deadline.aws._notices.sender import Notifier, notifier  # noqa: PLC0415  # see above
 
-        call = with_last_resort(plan.call, plan.name, plan.notifier)
-    if plan.breadcrumb is not None:
-        call = functools.partial(plan.breadcrumb.run, call)
-
-    @functools.wraps(plan.function)
-    def function(event: Any, context: Any) -> Any:
-        return call(event, context)
-
-    made: Any = function
-    made.on_exceeded = plan.register
-    if inspect.iscoroutinefunction(plan.function):  # the other kind is simply called
-        made.invoke = plan.invoke
-    return made
-
-
-_CALLED_BY_LAMBDA: Final = next(
-    code for code in _lambda_function.__code__.co_consts if getattr(code, "co_name", "") == "function"
-)
+    kind = Notifier
+    if plain:
+        from deadline.aws._notices.thread_sender import PlainNotifier as kind  # noqa: N813, PLC0415  # see above
+    return notifier(notice, redact, name, kind, on_error=on_error, helper=helper)
 
 
 def _initialises_here() -> bool:

@@ -5,30 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from deadline._core.cut import TIE
 from deadline._core.errors import DeadlineExceeded, says_time_is_up
+from deadline._core.plain import Outcome
 from deadline._core.scope import Deadline
 from deadline._core.source import AskedMargin, Instant
 from deadline._events import emit
 from deadline.aws._sources.batch_response import loses_work
 
 if TYPE_CHECKING:
-    from deadline.aws._function.handler import Plan
+    from deadline.aws._function.plan import Plan
 
 ROUNDING: Final = 0.001
 """Seconds by which a margin may seem smaller than it was asked for."""
 
 WITHOUT_LIMIT: Final = 1.0
 """Seconds for telling of an error where there is no deadline, and so no margin to take them from."""
-
-
-class Outcome(NamedTuple):
-    """How a piece of work ended: with a value, or an error of any class."""
-
-    value: Any
-    error: BaseException | None
 
 
 def ends_invocation(dl: Deadline, error: BaseException | None) -> DeadlineExceeded | None:

@@ -13,16 +13,14 @@ import contextvars
 import functools
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from deadline._core.plain import Outcome, under
 from deadline._core.scope import Deadline
 from deadline._core.source import bounded, checked
 from deadline._events import emit
-from deadline._interrupt.interrupted import Interrupted, calls_user_code
-from deadline.aws._function.arguments import check_takes
-from deadline.aws._function.handler import Plan
+from deadline._interrupt.interrupted import calls_user_code
 from deadline.aws._function.outcome import (
-    Outcome,
     ends_invocation,
     errors_told_until,
     grace_of,
@@ -37,42 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deadline._core.errors import DeadlineExceeded
+    from deadline.aws._function.plan import Plan
     from deadline.aws._notices.thread_sender import Errand, PlainWord
-
-_FIXES: Final = {
-    "lifespan": "open what outlives an invocation where the module is imported",
-    "eager": "what the module opens when it is imported is open in Lambda's init phase",
-    "recycle": "there is no loop to begin anew with; leave it out",
-    "resume": "a checkpoint is handed on by a loop",
-}
-
-_ASYNC: Final = {
-    "function": "function: {!r} stands around an `async def`; where decorators of other libraries are "
-    "stacked, @aws.handler is the lowest, right above the `async def`",
-    "on_exceeded": "on_exceeded: the handler is a plain function, and no loop runs {!r}; write it as a plain "
-    "`def`",
-}
 
 
 @calls_user_code
 def call_yours(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of the user's. An interrupt may be raised in what it calls (`_interrupt.alarm`)."""
     return function(*arguments)
-
-
-def under(dl: Deadline, work: Callable[[], Any]) -> Outcome:
-    """Call `work` under a deadline that is not entered yet, and take what it raises for a value."""
-    try:
-        dl.enter_plainly()
-        try:
-            value = work()
-        except BaseException as error:
-            dl.leave_plainly(error)
-            raise
-        dl.leave_plainly(None)
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it is to be told
-        return Outcome(None, error)
-    return Outcome(value, None)
 
 
 class PlainInvocation:
@@ -82,6 +52,7 @@ class PlainInvocation:
         plan: The handler's.
         event: Lambda's.
         context: Lambda's, or anything that `deadline` takes.
+        post_early: Posts the response before the handler returns, and tells whether it could.
 
     Attributes:
         stuck: False: no loop is left.
@@ -91,8 +62,11 @@ class PlainInvocation:
     stuck = False
     told_interrupt = False
 
-    def __init__(self, plan: PlainPlan, event: Any, context: Any) -> None:
+    def __init__(
+        self, plan: Plan, event: Any, context: Any, post_early: Callable[[Any], bool] = lambda _: False
+    ) -> None:
         self._plan = plan
+        self._post_early = post_early
         self._event = event
         self._context = context
         ends = bounded(checked(context), plan.margin, plan.caller_left(event, context))
@@ -174,44 +148,10 @@ class PlainInvocation:
     def _answer_in_time(self, outcome: Outcome, telling: Errand) -> None:
         """Give the notice until just before the caller's time is over; then answer without it."""
         if not telling.is_over(self._deadline.answering().mitigation):
-            if outcome.error is None and self._plan.post_early(outcome.value):
+            if outcome.error is None and self._post_early(outcome.value):
                 emit("aws.answered_early", logging.INFO, function=self._plan.name)
             else:
                 emit("aws.answers_late", logging.WARNING, function=self._plan.name)
-
-
-class PlainPlan(Plan):
-    """What a handler was made with, of a plain function."""
-
-    def _invocation(self, event: Any, context: Any) -> tuple[Any, Callable[[], Outcome]]:
-        invocation = PlainInvocation(self, event, context)
-        return invocation, invocation.run
-
-    def _disabled(self, event: Any, context: Any) -> Any:
-        return self.function(event, context)
-
-    def _answer(self, outcome: Outcome, context: Any) -> Any:
-        if isinstance(outcome.error, Interrupted):
-            raise outcome.error  # for a deadline around, which will remember it
-        return super()._answer(outcome, context)
-
-    @staticmethod
-    def check(function: Any, argument: str, takes: int) -> None:
-        """Refuse what cannot be called, or gives a coroutine or generator when it is."""
-        _check_kind(function, argument)
-        check_takes(function, argument, takes)
-
-    @staticmethod
-    def refuse(function: Any, **options: Any) -> None:
-        """Refuse options that need a loop, by `TypeError`."""
-        _check_kind(function, "function")
-        name = getattr(function, "__qualname__", function)
-        for option, value in options.items():
-            if value:
-                raise TypeError(
-                    f"{option}: {name} is a plain function and has no loop; {_FIXES[option]}, or write it as "
-                    "an `async def`"
-                )
 
 
 def _result(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -225,18 +165,3 @@ def _result(function: Callable[..., Any], *arguments: Any) -> Any:
             "is the lowest"
         )
     return value
-
-
-def _check_kind(function: Any, argument: str) -> None:
-    if not callable(function) or inspect.isclass(function):
-        raise TypeError(f"{argument}: expected a plain function, got {function!r}")
-    called = inspect.unwrap(function)
-    if not inspect.isroutine(called):
-        called = getattr(called, "func", called.__call__)  # of a partial
-    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
-        raise TypeError(_ASYNC[argument].format(function))
-    if inspect.isgeneratorfunction(called):
-        raise TypeError(
-            f"{argument}: calling {function!r} makes a generator, of which nothing runs; write a function "
-            "without `yield`"
-        )

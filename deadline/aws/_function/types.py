@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, TypeVarTuple, overload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from datetime import timedelta
+
+    from deadline._core.errors import DeadlineExceeded
+    from deadline.aws._notices.message import Redact
+    from deadline.aws._notices.notice import Notice
+    from deadline.aws._resume.resume import Resume
 
 Event_contra = TypeVar("Event_contra", contravariant=True)
 Context_contra = TypeVar("Context_contra", contravariant=True)
@@ -80,3 +86,21 @@ class Decorator(Protocol[*Given]):
     def __call__(
         self: Decorator[()], function: Callable[[Event_contra, Context_contra], Response_co], /
     ) -> PlainFunction[Event_contra, Context_contra, Response_co]: ...
+
+
+class Options(TypedDict, total=False):
+    """What every handler can be made with; `handler` says what each means."""
+
+    margin: float | timedelta | None
+    error: type[DeadlineExceeded]
+    name: str | None
+    interrupt: bool
+    recycle: bool
+    caller_limit: float | timedelta | Literal["auto"] | None
+    header: str | None
+    notice: Notice | str | Callable[[dict[str, Any]], object] | None
+    notice_errors: bool
+    redact: Redact | None
+    helper: bool
+    breadcrumb: bool | Literal["event"] | None
+    resume: Resume[Any] | None

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from deadline._core.margin import helper_acts_at
 from deadline._core.scope import deadline
@@ -42,6 +42,9 @@ class Notifier:
     Attributes:
         on_error: Whether an error that nobody handled is told, too.
     """
+
+    plain: ClassVar[bool] = False
+    """Whether it is for a plain function, without a loop."""
 
     def __init__(self, target: Target, redact: Redact | None, *, on_error: bool, helper: bool) -> None:
         self._target = target
@@ -218,10 +221,10 @@ def notifier(
     target: Notice | str | Callable[..., Any] | None,
     redact: Redact | None,
     name: str,
+    kind: type[Notifier] = Notifier,
     *,
     on_error: bool,
     helper: bool,
-    plain: bool = False,
 ) -> Notifier | None:
     """Check what `handler` was given, or take the environment's DEADLINE_NOTICE.
 
@@ -229,9 +232,9 @@ def notifier(
         target: Who is told.
         redact: What is applied before.
         name: The handler's.
+        kind: What is made: `PlainNotifier` for a plain function.
         on_error: Whether an error that nobody handled is told, too.
         helper: Whether a helper process stands by.
-        plain: Whether it is for a plain function, without a loop.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -243,7 +246,7 @@ def notifier(
             f"got {redact!r}"
         )
     checked: Target | None = (
-        _from_environment(plain=plain) if target is None else _checked(target, plain=plain)
+        _from_environment(plain=kind.plain) if target is None else _checked(target, plain=kind.plain)
     )
     if helper and not isinstance(checked, Notice):
         if checked is not None:
@@ -254,9 +257,6 @@ def notifier(
         helper = False
     if checked is None:
         return None
-    kind = Notifier
-    if plain:
-        from deadline.aws._notices.thread_sender import PlainNotifier as kind  # noqa: N813, PLC0415
     return kind(checked, redact, on_error=on_error, helper=helper)
 
 

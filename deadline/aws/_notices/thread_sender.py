@@ -13,10 +13,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from deadline._core.errors import DeadlineExceeded
+from deadline._core.plain import under
 from deadline._core.scope import Deadline
 from deadline._core.source import Instant
 from deadline._events import emit
-from deadline.aws._function.plain_invocation import under
 from deadline.aws._notices.blocking_client import BlockingClient
 from deadline.aws._notices.notice import Notice
 from deadline.aws._notices.sender import Notifier, Word, tell_delivery
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable
 
-    from deadline.aws._function.outcome import Outcome
+    from deadline._core.plain import Outcome
 
 
 class Errand:
@@ -66,6 +66,8 @@ class Errand:
 
 class PlainNotifier(Notifier):
     """What sends a plain function's notices."""
+
+    plain = True
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -38,10 +38,11 @@ from deadline.aws._runtime.snapshot import before_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextvars import Context
     from datetime import timedelta
     from types import CodeType, FrameType
 
-    from deadline.aws._function.handler import Plan
+    from deadline.aws._runtime.event_loop import Factory
 
 # https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html, read in 2026-11
 LIMIT: Final = 10.0
@@ -342,16 +343,15 @@ def end() -> None:
         _watch.end()
 
 
-def enter(plan: Plan) -> None:
+def enter(factory: Factory, outside: Context, *, interrupt: bool) -> None:
     """Enter a lifespan before the first invocation, as long as there is time; that enters it otherwise."""
-    assert plan.lifespan is not None
     phase = _phase or _begun(limit_of(os.environ))
-    name = getattr(plan.lifespan, "__qualname__", repr(plan.lifespan))
-    dl = deadline(max(0.0, phase.left()), margin=phase.margin, name="init", interrupt=plan.interrupt)
+    name = getattr(factory, "__qualname__", repr(factory))
+    dl = deadline(max(0.0, phase.left()), margin=phase.margin, name="init", interrupt=interrupt)
 
     async def entered() -> None:
         async with dl:
-            await plan.resources()
+            await environment().lifespan(factory, outside).resources()
 
     if _watch is not None:
         _watch.opening = name
@@ -363,7 +363,7 @@ def enter(plan: Plan) -> None:
         end()
         if _watch is None or not _watch.told:
             _tell(phase, importing=None, opening=name, stack=exceeded.report.render())
-        lifespan = environment().lifespan(plan.lifespan, plan.outside)
+        lifespan = environment().lifespan(factory, outside)
         if not environment().run(lifespan.close(max(0.0, phase.left() / 2))):
             replace_environment()
     finally:
