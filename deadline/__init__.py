@@ -11,7 +11,6 @@ from deadline._core.scope import Deadline, current, deadline, remaining
 from deadline._events import Event, subscribe
 from deadline._lazy import later
 from deadline._report.data import Report
-from deadline._work.section import Section, critical, step
 
 if TYPE_CHECKING:
     from deadline._propagation import deadline_header
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from deadline._resilience.failures import BreakerOpen
     from deadline._resilience.fallback import Answer, LastGood, fallback
     from deadline._work.each import Batch, each
+    from deadline._work.section import Section, critical, step
 
 __all__ = [
     "Answer",
@@ -55,7 +55,10 @@ if not TYPE_CHECKING:  # to a type checker every name would be there
             "Breaker": "._resilience.breaker",
             "LastGood": "._resilience.fallback",
             "deadline_header": "._propagation",
+            "Section": "._work.section",
+            "critical": "._work.section",
             "each": "._work.each",
+            "step": "._work.section",
             "fallback": "._resilience.fallback",
         },
     )

@@ -19,8 +19,9 @@ import uvloop
 
 from deadline import DeadlineExceeded, critical, deadline, subscribe
 from deadline._core import scope as _scope
-from deadline._interrupt.alarm import Place, alarm, borne, interruptible, is_unawaited
+from deadline._interrupt.alarm import alarm
 from deadline._interrupt.interrupted import LOOP_RUNNERS, USER_CALLS, Interrupted
+from deadline._interrupt.places import Place, borne, interruptible, is_unawaited
 from deadline._work.section import SectionStep
 from deadline.aws._function.plain_invocation import call_yours
 from deadline.aws._runtime.event_loop import Environment

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from deadline._core.scope import Deadline
     from deadline.aws._resume.claims import Claim
-    from deadline.aws._resume.resume import Resume
+    from deadline.aws._resume.settings import Settings
 
 State = TypeVar("State")
 
@@ -47,7 +47,7 @@ class Hop(Generic[State]):
         raw: Whether the snapshot was given as bytes.
     """
 
-    def __init__(self, resume: Resume[State], event: Any, context: Any, outside: contextvars.Context) -> None:
+    def __init__(self, resume: Settings, event: Any, context: Any, outside: contextvars.Context) -> None:
         self._resume = resume
         self._context = context
         self._outside = outside
@@ -298,7 +298,9 @@ class Hop(Generic[State]):
         try:
             self._resume.codec.loads(json.loads(snapshot.decode()))
         except (TypeError, ValueError) as error:
-            raise self._resume.said("checkpoint: the bytes are not the JSON of a state", error) from None
+            from deadline.aws._resume.state_codec import said  # noqa: PLC0415  # loaded by Resume
+
+            raise said("checkpoint: the bytes are not the JSON of a state", error) from None
 
     def refuse_size(self, snapshot: bytes) -> NoReturn:
         """Say that a state is too large."""

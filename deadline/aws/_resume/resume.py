@@ -91,9 +91,9 @@ class Resume(Generic[State]):
         force: bool = False,
         key: bytes | str | tuple[bytes | str, ...] | None = None,
     ) -> None:
-        from deadline.aws._resume.state_codec import Codec, said  # noqa: PLC0415  # whoever resumes nothing loads nothing
+        from deadline.aws._resume.state_codec import Codec  # noqa: PLC0415  # whoever resumes nothing loads nothing
 
-        self.codec, self.said = Codec(state), said
+        self.codec = Codec(state)
         self.to = _checked_to(to)
         self.hops = _checked_count("hops", hops)
         if to == "self" and hops > MOST_HOPS:
@@ -159,7 +159,9 @@ class Resume(Generic[State]):
             try:
                 snapshot = self.codec.dumps(state)
             except (TypeError, ValueError) as error:
-                raise self.said("checkpoint", error) from None
+                from deadline.aws._resume.state_codec import said  # noqa: PLC0415  # see __init__
+
+                raise said("checkpoint", error) from None
             hop.raw = False
         else:
             snapshot = state
