@@ -43,11 +43,11 @@ def deadline_header() -> dict[str, str]:
     Merge it into a request's headers right before it is sent: it tells what is left *now*, of the deadline in
     force, to its soft instant, in whole milliseconds, and 1 if less is left. Empty without a deadline.
     """
-    text = told(remaining())
+    text = encode(remaining())
     return {} if text is None else {HEADER: text}
 
 
-def told(left: float) -> str | None:
+def encode(left: float) -> str | None:
     """Seconds as they travel; `None` if there is nothing to tell."""
     text = str(max(1, int(left * 1000))) if left < math.inf else ""
     return text if _is_time(text) else None
@@ -74,15 +74,15 @@ def received(carrier: Mapping[str, Any] | None) -> float:
     Malformed and absurd values are ignored, with a debug event.
     """
     said = carrier.items() if isinstance(carrier, dict) else ()
-    return min((understood(value) for name, value in said if str(name).lower() == HEADER), default=math.inf)
+    return min((decode(value) for name, value in said if str(name).lower() == HEADER), default=math.inf)
 
 
 def claimed(value: object) -> float:
     """The same from the value of a header, which anybody can send: at least `CALLER_AT_LEAST` seconds."""
-    return max(CALLER_AT_LEAST, understood(value))
+    return max(CALLER_AT_LEAST, decode(value))
 
 
-def understood(value: object) -> float:
+def decode(value: object) -> float:
     """Seconds from what has travelled, the smallest if it came twice; `inf` if it is no such thing.
 
     Headers of one name may be joined by commas on their way: RFC 9110, 5.3. A text of more than `LONGEST`

@@ -290,7 +290,7 @@ class Cut(Reading):
     # --- the interrupt --------------------------------------------------------------------------------------
 
     @property
-    def strikes_at(self) -> float:
+    def interrupt_after(self) -> float:
         """A tenth of the margin after soft, for what ends by itself; after the cut, when its share is over.
 
         Where no loop runs nothing else ends the block, and so it is the soft instant.
@@ -299,20 +299,20 @@ class Cut(Reading):
             return self.soft if self._clock.loop is None else self.soft + self._patience()
         if self._holds and self._clock.loop is None:
             return self.shares().undo  # a loop inside waits for it, which is no hanging
-        soft, margin = self.spared
+        soft, margin = self.margin_span
         return shares(soft, soft + margin).unwinding
 
     def _patience(self) -> float:
         """Seconds that a blocked loop has to run again by itself, and to cut the block at an await."""
-        return max(LEAST_PATIENCE, self.margin and self.spared[1] / 10)
+        return max(LEAST_PATIENCE, self.margin and self.margin_span[1] / 10)
 
     @property
-    def spared(self) -> tuple[float, float]:
+    def margin_span(self) -> tuple[float, float]:
         """The margin, from soft on."""
         end = self.hard if self._holds else self.answer_by  # nobody cuts an undo short for a caller
         return self.soft, (self.margin and end - self.soft) or ASSUMED
 
-    def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
+    def on_interrupt(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
         """Remember it, on the deadline that owns the expiry: the interrupt may be lost on its way."""
         owner = self._owner(self._clock.now()) or self
         owner.record().blocked = stack

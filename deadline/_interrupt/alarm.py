@@ -11,7 +11,7 @@ passes three questions first:
 - Is the loop blocked? It was asked to run a callback at the ring before, and has not.
 - Is a deadline past that the running task is in, and a tenth of its margin over? What blocks for less ends by
   itself. The handler sees the task's context. Cleaning up after a cut is no blocking before its share of
-  the margin is over (`Target.strikes_at`).
+  the margin is over (`Target.interrupt_after`).
 - May this place be interrupted? `places.interruptible` decides.
 
 Where no loop runs, as under a plain `def`, the first question falls away, and the last one ends at the call
@@ -19,12 +19,13 @@ of that function. If it runs a loop itself (`asyncio.run`), what that loop runs 
 first; a loop that goes on all the same is left where it waits, as Ctrl-C leaves it.
 
 An answer of no is asked again a millisecond later. After a raise the code has a tenth of the margin to clean
-up before the next: something that swallows one must be struck again, and one that kills a child
-process in its `except` must not be struck while it does.
+up before the next: code that swallows one must be interrupted again, and code that ends a child process in
+its `except` must not be interrupted while it does.
 
 In the last third of the margin there is less to lose. A plain callback of the loop's may then be interrupted,
-because the loop itself bears what leaves it (`borne`). And what has swallowed several is struck twice, the
-second time right behind the `except` that swallowed the first (`_strike_again`), where its `try` is over.
+because the loop handles what leaves it (`may_interrupt_callback`). And code that has swallowed several is
+interrupted twice, the second time right behind the `except` that swallowed the first (`_strike_again`), where
+its `try` is over.
 
 What is raised is no `Exception` and no CancelledError: either could be handled on the way, or
 dropped. It may be lost all the same (`gather(return_exceptions=True)`, `except BaseException`), so that the
@@ -49,7 +50,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from deadline._events import emit, shown
 from deadline._interrupt.interrupted import Interrupted
-from deadline._interrupt.places import blocking_frames, borne, interruptible, outward, place_of
+from deadline._interrupt.places import (
+    blocking_frames,
+    interruptible,
+    may_interrupt_callback,
+    outward,
+    place_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,17 +89,17 @@ class Target(Protocol):
     """On whose behalf the alarm rings. Instants are on the clock of `time.monotonic`."""
 
     @property
-    def strikes_at(self) -> float:
+    def interrupt_after(self) -> float:
         """From when on what blocks the loop is interrupted. It may change at any time."""
 
     @property
-    def spared(self) -> tuple[float, float]:
+    def margin_span(self) -> tuple[float, float]:
         """When the margin began, and its length, which is more than zero."""
 
     def covers(self, context: contextvars.Context) -> bool:
         """Whether what runs in this context belongs to it."""
 
-    def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
+    def on_interrupt(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
         """What blocks the loop is about to be interrupted there. Called in a signal handler: be brief."""
 
 
@@ -173,7 +180,7 @@ class Alarm:
     def reset(self) -> None:
         """Set the timer anew, because a target's instant has changed."""
         if self._targets:
-            self._ring_in(min(one.target.strikes_at for one in self._targets) - time.monotonic())
+            self._ring_in(min(one.target.interrupt_after for one in self._targets) - time.monotonic())
 
     def _take(self) -> str | None:
         """Take over handler and timer, or say why not."""
@@ -238,7 +245,9 @@ class Alarm:
         """
         now = time.monotonic()
         loop = asyncio._get_running_loop()  # noqa: SLF001  # the public one raises
-        late = [one for one in self._targets if one.loop in {None, loop} and now >= one.target.strikes_at]
+        late = [
+            one for one in self._targets if one.loop in {None, loop} and now >= one.target.interrupt_after
+        ]
         if not late:
             self.reset()
             return
@@ -251,20 +260,20 @@ class Alarm:
         in_task = loop is not None and asyncio.current_task(loop) is not None
         for one in reversed(late):
             target, inside = one.target, one.loop is None
-            began, length = target.spared
+            began, length = target.margin_span
             own, spent = target.covers(context), (now - began) / length
             may = (in_task or inside) and interruptible(
                 map(place_of, outward(frame)), spent, own=own, leaves_loop=inside
             )
             if not may and loop is not None and not in_task:
-                may = borne(map(place_of, outward(frame)), spent, own=own)
+                may = may_interrupt_callback(map(place_of, outward(frame)), spent, own=own)
             if may:
                 self._ring_in(max(FALLBACK, length / 10))
                 self.raised += 1
                 self._swallowed += 1
                 frames = blocking_frames(frame)
                 stack = [(one.f_code, one.f_lasti) for one in frames]
-                target.struck(stack[:LONGEST_STACK][::-1], own=own)
+                target.on_interrupt(stack[:LONGEST_STACK][::-1], own=own)
                 interrupted = Interrupted()
                 if spent >= 2 / 3 and self._swallowed > MOST_SWALLOWED:
                     _strike_again(frames, interrupted)
@@ -275,7 +284,7 @@ class Alarm:
         self._asked, self._swallowed = False, 0
         _strike_no_more()
         for one in list(self._targets):
-            if one.cut is not None and time.monotonic() >= one.target.strikes_at:
+            if one.cut is not None and time.monotonic() >= one.target.interrupt_after:
                 cut, one.cut = one.cut, None
                 try:
                     cut()

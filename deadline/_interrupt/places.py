@@ -1,7 +1,7 @@
 """Which places of a stack may be interrupted.
 
-`interruptible` and `borne` decide, on plain data; the rest makes that data out of frames. From the
-interrupted frame outward to the first coroutine there must be nothing that keeps the loop's books.
+`interruptible` and `may_interrupt_callback` decide, on plain data. The rest makes that data out of frames.
+From the interrupted frame outward to the first coroutine there must be nothing that keeps the loop's books.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _CALLS_BACK: Final = ("asyncio.events", "_run")
 _RUNS: Final = ("asyncio.runners", "run")
 
 
-def borne(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
+def may_interrupt_callback(stack: Iterable[Place], spent: float, *, own: bool) -> bool:
     """Whether an exception may be raised in the innermost place of `stack`, where no task is running.
 
     In a plain callback it may, in the last third of the margin: the loop hands what leaves that to its

@@ -15,7 +15,7 @@ import anyio
 
 from deadline._events import logger, shown
 from deadline._report.data import Report, new_steps
-from deadline._report.tasks import Sighting, locate
+from deadline._report.tasks import TaskSnapshot, locate
 from deadline._text import quoted
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Record:
     __slots__ = (
         "_forgettable",
         "_held",
-        "_sighting",
+        "_snapshot",
         "batches",
         "blocked",
         "breakers",
@@ -76,7 +76,7 @@ class Record:
     )
 
     def __init__(self) -> None:
-        self._sighting: Sighting | None = None
+        self._snapshot: TaskSnapshot | None = None
         self.steps = new_steps()
         self.sections: list[Callable[[], SectionReport]] = []
         self.batches: list[Callable[[], BatchReport]] = []
@@ -113,21 +113,21 @@ class Record:
     ) -> None:
         """See what the host and the tasks that it waits for are doing."""
         try:
-            self._sighting = Sighting(host, belongs, now, until)
+            self._snapshot = TaskSnapshot(host, belongs, now, until)
         except Exception:  # noqa: BLE001  # see above
             _log("looking at %s failed: the report will not say what was awaited", host)
 
     def look_again(self, host: asyncio.Task[object], now: float) -> None:
         """See what the host is doing now."""
         try:
-            if self._sighting is not None:
-                self._sighting.refresh(host, now)
+            if self._snapshot is not None:
+                self._snapshot.refresh(host, now)
         except Exception:  # noqa: BLE001  # see above
             _log("looking at %s failed: the report says what was awaited a little earlier", host)
 
     def sheltered(self) -> tuple[asyncio.Task[object], ...]:
         """The tasks that the block waits for behind `asyncio.shield`: its cut leaves them running."""
-        return () if self._sighting is None else self._sighting.sheltered
+        return () if self._snapshot is None else self._snapshot.sheltered
 
     async def close_resources(self) -> None:
         """Close what the block has opened."""
@@ -142,14 +142,14 @@ class Record:
 
     def last_error(self) -> BaseException | None:
         """The last error that the service gave to a call that was cut, if there was one."""
-        errors = () if self._sighting is None else self._sighting.errors()
+        errors = () if self._snapshot is None else self._snapshot.errors()
         return next((error() for error in errors), None)
 
     def where(self) -> str:
         """What was cut, in a few words: an error report often carries no more than the message."""
         # A thread may begin a step meanwhile, here and below: iterate over a copy.
         cut = next((step.name for step in reversed(tuple(self.steps)) if step.status == "cut"), None)
-        calls = (task.call for task in self.inside) if self._sighting is None else (self._sighting.call(),)
+        calls = (task.call for task in self.inside) if self._snapshot is None else (self._snapshot.call(),)
         call = next(filter(None, calls), None)
         blocked = self.blocked_in()
         return "".join(
@@ -180,7 +180,7 @@ class Record:
             allowed=soft - entered,
             elapsed=now - entered,
             margin=margin,
-            tasks=self.inside if self._sighting is None else self._sighting.reports(),
+            tasks=self.inside if self._snapshot is None else self._snapshot.reports(),
             steps=tuple(step.report(entered, now) for step in tuple(self.steps)),
             sections=tuple(section() for section in tuple(self.sections)),
             batches=tuple(batch() for batch in tuple(self.batches)),

@@ -2,7 +2,7 @@
 
 Looking costs time that belongs to the mitigation, so it is split in three:
 
-- `Sighting` walks the awaits in the millisecond before the instant, and stores pairs of (code,
+- `TaskSnapshot` walks the awaits in the millisecond before the instant, and stores pairs of (code,
   position): a few microseconds a task;
 - at the instant only the host's chain and the calls in flight are walked again;
 - lines, names and the tasks left behind are worked out when somebody first asks for the report.
@@ -113,7 +113,7 @@ class _Sighted:
         return TaskReport(self.name, self.host, tuple(map(locate, self.chain)), self.call)
 
 
-class Sighting:
+class TaskSnapshot:
     """What a host and the tasks it waits for were doing.
 
     Args:

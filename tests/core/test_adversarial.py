@@ -1243,7 +1243,7 @@ async def test_a_look_that_fails_is_logged(
     def fails(*_: object, **__: object) -> None:
         raise KeyError("moved")
 
-    for where in ("Sighting.refresh", "Sighting"):
+    for where in ("TaskSnapshot.refresh", "TaskSnapshot"):
         monkeypatch.setattr(f"deadline._report.record.{where}", fails)
         started = now()
         with pytest.raises(DeadlineExceeded) as caught:

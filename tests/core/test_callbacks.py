@@ -26,7 +26,7 @@ from deadline._core.timer import Clock, clock_of
 from deadline._events import emit
 from deadline._interrupt.alarm import alarm
 from deadline.asgi import DeadlineMiddleware
-from deadline.aws._calls.attempt_timer import Lookout
+from deadline.aws._calls.attempt_timer import AttemptTimer
 from deadline.aws._function.async_invocation import _invocation
 from deadline.aws._rescue.close_tasks import abandon
 from deadline.aws._runtime.event_loop import environment
@@ -79,7 +79,9 @@ CALLBACKS: Final = (
     Callback("_interrupt.alarm", "call_soon_threadsafe", "Alarm._answered", "test_a_cut_inside_that_raises"),
     Callback("_interrupt.alarm", "settrace", "_trace_nothing", "its body is empty"),
     Callback("_interrupt.alarm", "settrace", "nothing", "it ends the tracing"),
-    Callback("aws._calls.attempt_timer", "call_at", "Lookout._ring", "test_a_look_at_an_attempt_that_raises"),
+    Callback(
+        "aws._calls.attempt_timer", "call_at", "AttemptTimer._ring", "test_a_look_at_an_attempt_that_raises"
+    ),
     Callback(
         "aws._rescue.close_tasks", "add_done_callback", "_retrieve", "test_what_is_abandoned_may_refuse"
     ),
@@ -93,7 +95,12 @@ CALLBACKS: Final = (
     Callback(
         "aws._function.async_invocation", "set_asyncgen_hooks", "the loop's, given back", "asyncio's own"
     ),
-    Callback("aws._notices.thread_sender", "Thread", "Errand._run", "its error is told by aws.notice_failed"),
+    Callback(
+        "aws._notices.thread_sender",
+        "Thread",
+        "BackgroundSend._run",
+        "its error is told by aws.notice_failed",
+    ),
     Callback(
         "aws._runtime.init_phase", "Thread", "Watch._look_on", "a thread of its own that nothing waits for"
     ),
@@ -517,13 +524,13 @@ def test_a_cut_inside_that_raises(told: list[Event]) -> None:
     """Where a loop runs inside of a plain function's deadline, one cut that raises costs no other."""
 
     class Target:
-        strikes_at = 0.0
-        spared = (0.0, 1.0)
+        interrupt_after = 0.0
+        margin_span = (0.0, 1.0)
 
         def covers(self, _: Any) -> bool:
             return False
 
-        def struck(self, *_: Any, **__: Any) -> None:
+        def on_interrupt(self, *_: Any, **__: Any) -> None:
             """Nothing."""
 
     cuts: list[str] = []
@@ -568,7 +575,7 @@ async def test_a_look_at_an_attempt_that_raises(
 ) -> None:
     """It is told, and looked at no more; the others are looked at in their time."""
     loop = asyncio.get_running_loop()
-    lookout, bad, good = Lookout(loop), Looked(error()), Looked()
+    lookout, bad, good = AttemptTimer(loop), Looked(error()), Looked()
     for watched in (bad, good):
         lookout.begin(watched, loop.time() + 1.0)
     await asyncio.sleep(3.5)

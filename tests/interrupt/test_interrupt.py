@@ -21,7 +21,7 @@ from deadline import DeadlineExceeded, critical, deadline, subscribe
 from deadline._core import scope as _scope
 from deadline._interrupt.alarm import alarm
 from deadline._interrupt.interrupted import LOOP_RUNNERS, USER_CALLS, Interrupted
-from deadline._interrupt.places import Place, borne, interruptible, is_unawaited
+from deadline._interrupt.places import Place, interruptible, is_unawaited, may_interrupt_callback
 from deadline._work.section import SectionStep
 from deadline.aws._function.plain_invocation import call_yours
 from deadline.aws._runtime.event_loop import Environment
@@ -201,8 +201,8 @@ RUNS = of("deadline.aws._runtime.event_loop", "run")._replace(runs_loop=True)
 def test_what_the_loop_bears(stack: list[Place], *, own: bool, others: bool) -> None:
     """A callback that stands right on the loop, in the last third; C code of it only if it is the block's."""
     for spent in (0.0, 0.5, 0.67, 5.0):
-        assert borne(stack, spent, own=True) is (own and spent >= 2 / 3)
-        assert borne(stack, spent, own=False) is (others and spent >= 2 / 3)
+        assert may_interrupt_callback(stack, spent, own=True) is (own and spent >= 2 / 3)
+        assert may_interrupt_callback(stack, spent, own=False) is (others and spent >= 2 / 3)
 
 
 def test_the_functions_that_call_the_users_are_marked() -> None:
@@ -484,7 +484,7 @@ def test_an_interrupt_waits_for_a_tenth_of_the_margin(limits: Any, patience: flo
 
     async def main() -> float:
         async with deadline(10.0, interrupt=True, **limits) as dl:
-            return dl.strikes_at - dl.soft
+            return dl.interrupt_after - dl.soft
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         assert runner.run(main()) == pytest.approx(patience)

@@ -18,7 +18,7 @@ from botocore.exceptions import ReadTimeoutError
 
 from deadline._core.cancel import cancel, complain
 from deadline._report.tasks import calls
-from deadline.aws._calls.attempt_timer import lookout_of
+from deadline.aws._calls.attempt_timer import attempt_timer_of
 from deadline.aws._calls.call import AwsCall, current_call, says_throttled
 from deadline.aws._calls.hedging import Race
 from deadline.aws._calls.planner import attempt_limit, first_look, hedge_after
@@ -85,10 +85,10 @@ class _Patience:
         "_call",
         "_cancelling",
         "_latency",
-        "_lookout",
         "_now",
         "_sent",
         "_task",
+        "_timer",
         "gave_up",
         "limit",
     )
@@ -100,14 +100,14 @@ class _Patience:
         self._answers = latency.answers
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # it is in one
         self._cancelling = self._task.cancelling()
-        self._lookout = lookout_of(loop)
+        self._timer = attempt_timer_of(loop)
         self._now = loop.time
         self._sent = self._now()
         self.gave_up = False
         self.limit = math.inf
         look = first_look(call.name, call.further(), call.limits, latency)
         if look < math.inf:
-            self._lookout.begin(self, self._sent + look)
+            self._timer.begin(self, self._sent + look)
 
     def look(self, now: float) -> float:
         """Decide: give it up, or look again later."""
@@ -122,7 +122,7 @@ class _Patience:
 
     def end(self) -> float:
         """Decide no more; return the seconds that it has taken."""
-        self._lookout.end(self)
+        self._timer.end(self)
         if self.gave_up:
             self.gave_up = self._task.uncancel() <= self._cancelling
         return self._now() - self._sent

@@ -1,4 +1,4 @@
-"""Looking at the attempts in flight of a loop: one timer for all of them.
+"""One timer per event loop for all AWS attempts in flight.
 
 Nearly every attempt is answered before anybody need look at it. A timer for each would be set and cancelled
 for nothing, and lie in the loop's heap until its time: a hundredth of a call's processor time. So there is
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Watched(Protocol):
+class TimedAttempt(Protocol):
     """Something to be looked at, by identity."""
 
     def look(self, now: float) -> float:
         """Look at it; return when to look again, on the loop's clock; `inf` for never."""
 
 
-class Lookout:
+class AttemptTimer:
     """What is looked at on a loop, and when."""
 
     __slots__ = ("_at", "_loop", "_rings_at", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._at: dict[Watched, float] = {}
+        self._at: dict[TimedAttempt, float] = {}
         self._rings_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, watched: Watched, at: float) -> None:
+    def begin(self, watched: TimedAttempt, at: float) -> None:
         """Look at it at this instant of the loop's clock."""
         self._at[watched] = at
         if at < self._rings_at:
             self._set(at)
 
-    def end(self, watched: Watched) -> None:
+    def end(self, watched: TimedAttempt) -> None:
         """Look at it no more, if it is watched at all."""
         self._at.pop(watched, None)
 
@@ -64,7 +64,7 @@ class Lookout:
         finally:
             self._set(min(self._at.values(), default=math.inf))
 
-    def _look(self, watched: Watched, now: float) -> float:
+    def _look(self, watched: TimedAttempt, now: float) -> float:
         try:
             return watched.look(now)
         except FATAL:
@@ -74,6 +74,6 @@ class Lookout:
             return math.inf
 
 
-def lookout_of(loop: asyncio.AbstractEventLoop) -> Lookout:
-    """The one lookout of `loop`."""
-    return kept_on(loop, "_deadline_lookout", Lookout)
+def attempt_timer_of(loop: asyncio.AbstractEventLoop) -> AttemptTimer:
+    """Return the attempt timer of `loop`; create it on first use."""
+    return kept_on(loop, "_deadline_attempt_timer", AttemptTimer)

@@ -11,7 +11,7 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from deadline._propagation import HEADER, received, told
+from deadline._propagation import HEADER, encode, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +39,11 @@ def with_time_left(context: str | None, left: float) -> str | None:
         custom = parts.get("custom") or {}
         if received(custom) <= left:
             return None
-        new = parts | {"custom": custom | {HEADER: told(left)}}
+        new = parts | {"custom": custom | {HEADER: encode(left)}}
     except (ValueError, TypeError, AttributeError):
         return None
     encoded = base64.b64encode(json.dumps(new, ensure_ascii=False).encode()).decode()
-    return encoded if told(left) is not None and len(encoded) <= LARGEST else None
+    return encoded if encode(left) is not None and len(encoded) <= LARGEST else None
 
 
 def tell(request: Any, left: Callable[[], float]) -> None:

@@ -107,7 +107,7 @@ class Invocation:
         self._interruption: BaseException | None = None
         self._generators: WeakSet[AsyncGenerator[Any, Any]] = WeakSet()
         self._guard = Guard(self.covers)
-        self._word = None if plan.notifier is None else plan.notifier.word(plan.name, event, context)
+        self._notice = None if plan.notifier is None else plan.notifier.notice(plan.name, event, context)
         self._hop = None
         if plan.resume is not None:
             self._hop = plan.resume.open(event, context, plan.outside)
@@ -131,7 +131,7 @@ class Invocation:
             exceeded = self._ours(outcome.error)
             if exceeded is not None:
                 return await self._exceeded(exceeded)
-            if outcome.error is not None and self._word and self._word.on_error:
+            if outcome.error is not None and self._notice and self._notice.on_error:
                 until = self._telling()
                 await self._told(self._tell(outcome.error, until), until)
             return outcome
@@ -152,16 +152,16 @@ class Invocation:
 
     def close(self) -> None:
         """Have no helper process act for it any more; wait for one that does, until it is time to answer."""
-        if self._word is not None:
-            self._word.close(self._deadline)
+        if self._notice is not None:
+            self._notice.close(self._deadline)
 
     # --- the body -----------------------------------------------------------------------------------------
 
     async def _body(self) -> Any:
         async with self._deadline:
             tell_clamped(self._plan, self._deadline)
-            if self._word is not None:
-                self._word.arm(self._deadline)
+            if self._notice is not None:
+                self._notice.arm(self._deadline)
             if self._hop is not None:
                 await self._hop.read()
                 self._event = self._hop.event
@@ -188,8 +188,8 @@ class Invocation:
         """When to answer without the body."""
         if math.isnan(self._deadline.soft):  # not entered: one around it, of whoever called `invoke`, is past
             return math.inf
-        if self._word is not None:
-            self._word.postpone(self._deadline)
+        if self._notice is not None:
+            self._notice.postpone(self._deadline)
         if not self._goes_on():
             return self._leaves_body()
         ends = self._deadline.answering()
@@ -247,7 +247,7 @@ class Invocation:
         else:
             self.told_interrupt = bool(exceeded.report.blocked)
             tell_exceeded(plan, self._context, exceeded)
-            telling = self._tell(exceeded, ends) if self._word else None
+            telling = self._tell(exceeded, ends) if self._notice else None
             outcome = await self._mitigated(exceeded, undoing)
         if dl.answer_by < dl.hard:
             await self._answer_in_time(outcome, [task for task in (undoing, telling) if task is not None])
@@ -281,15 +281,15 @@ class Invocation:
     ) -> Outcome:
         """Hand the last checkpoint on. That is no news; that it failed is, and half of the time is for it."""
         until = ends = self._mitigates_until()
-        if self._word is not None:
-            self._word.stand_down()
+        if self._notice is not None:
+            self._notice.stand_down()
             until = (self._deadline.now() + ends) / 2
         work = functools.partial(hop.carry_on, self._given)
         outcome = await self._in_grace(work, "handing the checkpoint on", exceeded, undoing, until)
         if outcome.error is None:
             return outcome
         failure = hop.failure(outcome.error)
-        await self._told(self._tell(failure, ends) if self._word else None, ends)
+        await self._told(self._tell(failure, ends) if self._notice else None, ends)
         return Outcome(None, failure)
 
     def _mitigates_until(self) -> float:
@@ -322,9 +322,9 @@ class Invocation:
     # --- the notice ---------------------------------------------------------------------------------------
 
     def _tell(self, error: BaseException, until: float) -> asyncio.Task[None]:
-        assert self._word is not None
+        assert self._notice is not None
         expired = self._ours(error) is not None
-        work = self._word.send(error, until, self._plan.outside, expired=expired)
+        work = self._notice.send(error, until, self._plan.outside, expired=expired)
         return asyncio.get_running_loop().create_task(work, name="notice", context=self._outer.copy())
 
     def _telling(self) -> float:

@@ -17,7 +17,7 @@ from deadline.aws._function.arguments import check_function
 from deadline.aws._function.async_invocation import Invocation
 from deadline.aws._function.early_response import post_early
 from deadline.aws._function.outcome import few_of
-from deadline.aws._notices.error_text import full_traceback, told
+from deadline.aws._notices.error_text import as_lambda_error, full_traceback
 from deadline.aws._runtime.event_loop import Lifespan, environment, explain_other_loop, replace_environment
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Entry:
             return outcome.value
         if isinstance(error, KeyboardInterrupt) and "AWS_LAMBDA_RUNTIME_API" not in os.environ:
             raise error  # somebody at a keyboard wants out
-        failure = told(error)
+        failure = as_lambda_error(error)
         if failure is error:
             raise error
         # The runtime client logs what it is given, without causes and members; all is logged here, once.

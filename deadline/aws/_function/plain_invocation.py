@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from deadline._core.errors import DeadlineExceeded
     from deadline.aws._function.plan import Plan
-    from deadline.aws._notices.thread_sender import Errand, PlainWord
+    from deadline.aws._notices.thread_sender import BackgroundSend, ThreadedNotice
 
 
 @calls_user_code
@@ -72,8 +72,8 @@ class PlainInvocation:
         ends = bounded(checked(context), plan.margin, plan.caller_left(event, context))
         self._deadline = Deadline(*ends, plan.name, plan.error, interrupt=plan.interrupt, alone=True)
         self._outer = contextvars.copy_context()
-        self._word: PlainWord | None = (
-            None if plan.notifier is None else plan.notifier.word(plan.name, event, context)  # type: ignore[assignment]
+        self._notice: ThreadedNotice | None = (
+            None if plan.notifier is None else plan.notifier.notice(plan.name, event, context)  # type: ignore[assignment]
         )
 
     def run(self) -> Outcome:
@@ -90,14 +90,14 @@ class PlainInvocation:
         exceeded = ends_invocation(self._deadline, outcome.error)
         if exceeded is not None:
             return self._exceeded(exceeded)
-        if outcome.error is not None and self._word is not None and self._word.on_error:
+        if outcome.error is not None and self._notice is not None and self._notice.on_error:
             until = errors_told_until(self._deadline, self._deadline.now())
-            telling = self._word.begin(outcome.error, until, self._plan.outside, expired=False)
+            telling = self._notice.begin(outcome.error, until, self._plan.outside, expired=False)
             if telling is not None:
-                self._word.end(telling, until, expired=False)
+                self._notice.end(telling, until, expired=False)
         return outcome
 
-    def _tell_of_deaths(self) -> Errand | None:
+    def _tell_of_deaths(self) -> BackgroundSend | None:
         """Send the notices of what died before, beside the first invocation of this process."""
         breadcrumb, notifier = self._plan.breadcrumb, self._plan.notifier
         deaths = breadcrumb.untold() if breadcrumb is not None else []
@@ -105,8 +105,8 @@ class PlainInvocation:
 
     def close(self) -> None:
         """Have no helper process act for it any more; wait for one that does, until it is time to answer."""
-        if self._word is not None:
-            self._word.close(self._deadline)
+        if self._notice is not None:
+            self._notice.close(self._deadline)
 
     def _work(self, dl: Deadline, work: Callable[[], Any]) -> Outcome:
         """Do it in a context from before the deadline."""
@@ -114,8 +114,8 @@ class PlainInvocation:
 
     def _body(self) -> Any:
         tell_clamped(self._plan, self._deadline)
-        if self._word is not None:
-            self._word.arm(self._deadline)
+        if self._notice is not None:
+            self._notice.arm(self._deadline)
         return _result(self._plan.function, self._event, self._context)
 
     def _exceeded(self, exceeded: DeadlineExceeded) -> Outcome:
@@ -125,13 +125,13 @@ class PlainInvocation:
         self.told_interrupt = bool(exceeded.report.blocked)
         tell_exceeded(plan, self._context, exceeded)
         telling = None
-        if self._word is not None:
-            telling = self._word.begin(exceeded, ends, plan.outside, expired=True)
+        if self._notice is not None:
+            telling = self._notice.begin(exceeded, ends, plan.outside, expired=True)
         outcome = self._mitigated(exceeded)
-        if telling is not None and self._word is not None:
+        if telling is not None and self._notice is not None:
             if dl.answer_by < dl.hard:
                 self._answer_in_time(outcome, telling)
-            self._word.end(telling, ends, expired=True)
+            self._notice.end(telling, ends, expired=True)
         return outcome
 
     def _mitigated(self, exceeded: DeadlineExceeded) -> Outcome:
@@ -145,7 +145,7 @@ class PlainInvocation:
         tell_lost_work(plan, self._event, outcome)
         return outcome
 
-    def _answer_in_time(self, outcome: Outcome, telling: Errand) -> None:
+    def _answer_in_time(self, outcome: Outcome, telling: BackgroundSend) -> None:
         """Give the notice until just before the caller's time is over; then answer without it."""
         if not telling.is_over(self._deadline.answering().mitigation):
             if outcome.error is None and self._post_early(outcome.value):

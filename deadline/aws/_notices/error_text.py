@@ -33,7 +33,7 @@ class Escaped(Exception):  # never seen under this name
     """
 
 
-def told(error: BaseException) -> Exception:
+def as_lambda_error(error: BaseException) -> Exception:
     """The exception to raise for `error`: itself, if its message says everything.
 
     Otherwise one of a subclass that has the same name, attributes and arguments, whose cause is `error`.

@@ -54,7 +54,7 @@ from deadline._text import printable
 from deadline.aws._notices.blocking_client import BlockingClient
 from deadline.aws._notices.message import message, sealed
 from deadline.aws._notices.notice import MEGABYTE
-from deadline.aws._runtime.process_record import Armed, armed, read
+from deadline.aws._runtime.process_record import ProcessRecord, armed, read
 from deadline.aws._runtime.snapshot import before_snapshot
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ class _Child:
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told
             _write_log(f"the helper process could not send: {error!r}")
             return False
-        Armed(self._record).told()
+        ProcessRecord(self._record).told()
         return True
 
     def _redaction_failed(self, error: Exception) -> None:

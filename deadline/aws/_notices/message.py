@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline._text import shortened
-from deadline.aws._notices.error_text import full_traceback, told
+from deadline.aws._notices.error_text import as_lambda_error, full_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ def exceeded_part(exceeded: Any) -> dict[str, Any]:
 
 def error_part(error: BaseException) -> dict[str, Any]:
     """What is known of an error that nobody handled."""
-    kind, text = type(error).__name__, str(told(error))
+    kind, text = type(error).__name__, str(as_lambda_error(error))
     return {
         "reason": "error",
         "message": f"{kind}: {text}".splitlines()[0][:LONGEST],

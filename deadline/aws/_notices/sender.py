@@ -23,7 +23,7 @@ from deadline.aws._notices.blocking_client import BlockingClient
 from deadline.aws._notices.helper_process import Helper
 from deadline.aws._notices.message import error_part, exceeded_part, message, sealed
 from deadline.aws._notices.notice import MEGABYTE, Notice, check_answer
-from deadline.aws._runtime.own_client import KeptClient
+from deadline.aws._runtime.own_client import OwnClient
 from deadline.aws._runtime.process_record import identity, note_told
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ class Notifier:
         self._redact = redact
         self.on_error = on_error
         self._client = (
-            KeptClient(target.service, target.region, target.check) if isinstance(target, Notice) else None
+            OwnClient(target.service, target.region, target.check) if isinstance(target, Notice) else None
         )
         self.helper = Helper(target, redact) if helper and isinstance(target, Notice) else None
-        self._last: Word | None = None
+        self._last: InvocationNotice | None = None
 
-    def word(self, name: str, event: Any, context: Any) -> Word:
+    def notice(self, name: str, event: Any, context: Any) -> InvocationNotice:
         """The notice that an invocation may send."""
-        self._last = Word(self, name, event, context)
+        self._last = InvocationNotice(self, name, event, context)
         return self._last
 
     def tell_at_last(self, stack: str) -> None:
@@ -132,7 +132,7 @@ def tell_delivery(message: dict[str, Any], failure: BaseException | None) -> Non
         emit("aws.notice_failed", logging.WARNING, **of, error=repr(failure))
 
 
-class Word:
+class InvocationNotice:
     """The one notice of an invocation."""
 
     def __init__(self, notifier: Notifier, name: str, event: Any, context: Any) -> None:

@@ -19,7 +19,7 @@ from deadline._core.source import Instant
 from deadline._events import emit
 from deadline.aws._notices.blocking_client import BlockingClient
 from deadline.aws._notices.notice import Notice
-from deadline.aws._notices.sender import Notifier, Word, tell_delivery
+from deadline.aws._notices.sender import InvocationNotice, Notifier, tell_delivery
 from deadline.aws._runtime.own_client import WARMING_UP
 from deadline.aws._runtime.process_record import note_told
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from deadline._core.plain import Outcome
 
 
-class Errand:
+class BackgroundSend:
     """A piece of work in a thread of its own, which somebody waits for, though not for ever.
 
     Args:
@@ -73,9 +73,9 @@ class PlainNotifier(Notifier):
         super().__init__(*arguments, **options)
         self._blocking = BlockingClient(self._target) if isinstance(self._target, Notice) else None
 
-    def word(self, name: str, event: Any, context: Any) -> PlainWord:
+    def notice(self, name: str, event: Any, context: Any) -> ThreadedNotice:
         """The notice that an invocation may send."""
-        self._last = word = PlainWord(self, name, event, context)
+        self._last = word = ThreadedNotice(self, name, event, context)
         return word
 
     def initialise(self, outside: contextvars.Context) -> None:
@@ -87,7 +87,7 @@ class PlainNotifier(Notifier):
             self._blocking.open()
             self._blocking.check()
             until = time.monotonic() + WARMING_UP
-            connecting = Errand(self._blocking.connect, until, outside)
+            connecting = BackgroundSend(self._blocking.connect, until, outside)
             if connecting.is_over(until):
                 failed = connecting.error
         except Exception as error:  # noqa: BLE001  # a cold start must go on
@@ -96,7 +96,7 @@ class PlainNotifier(Notifier):
             assert isinstance(self._target, Notice)
             emit("aws.warm_up_failed", logging.WARNING, endpoint=self._target.service, error=repr(failed))
 
-    def begin(self, messages: list[dict[str, Any]], outside: contextvars.Context) -> Errand | None:
+    def begin(self, messages: list[dict[str, Any]], outside: contextvars.Context) -> BackgroundSend | None:
         """Begin to send messages, one after the other, and tell how that goes; never raises an error."""
 
         def deliver() -> None:
@@ -109,7 +109,7 @@ class PlainNotifier(Notifier):
                     tell_delivery(message, None)
 
         try:
-            return Errand(deliver, math.inf, outside)
+            return BackgroundSend(deliver, math.inf, outside)
         except RuntimeError as error:  # no thread can be started
             emit("aws.notice_failed", logging.WARNING, error=repr(error))
             return None
@@ -127,14 +127,14 @@ class PlainNotifier(Notifier):
             self._blocking.send(said)
 
 
-class PlainWord(Word):
+class ThreadedNotice(InvocationNotice):
     """The one notice of a plain function's invocation."""
 
     _notifier: PlainNotifier
 
     def begin(
         self, error: BaseException, until: float, outside: contextvars.Context, *, expired: bool
-    ) -> Errand | None:
+    ) -> BackgroundSend | None:
         """Begin to send it, if nobody has; never raises an error.
 
         Args:
@@ -148,12 +148,12 @@ class PlainWord(Word):
         what = self._message(error, expired=expired)
         self._begun = True
         try:
-            return Errand(lambda: self._notifier.send_now(what), until, outside)
+            return BackgroundSend(lambda: self._notifier.send_now(what), until, outside)
         except RuntimeError as failure:  # no thread can be started
             self._tell("aws.notice_failed", logging.WARNING, error=repr(failure))
             return None
 
-    def end(self, errand: Errand, until: float, *, expired: bool) -> None:
+    def end(self, errand: BackgroundSend, until: float, *, expired: bool) -> None:
         """Wait for its end, and say how it was."""
         errand.is_over(until)
         if errand.error is not None:

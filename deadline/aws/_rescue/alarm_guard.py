@@ -32,8 +32,8 @@ class Guard:
 
     def __init__(self, covers: Callable[[Context], bool]) -> None:
         self.covers = covers
-        self.strikes_at = math.inf
-        self.spared = (0.0, math.inf)
+        self.interrupt_after = math.inf
+        self.margin_span = (0.0, math.inf)
 
     def open(self) -> None:
         """Hold the alarm, so that it is taken and given back but once."""
@@ -47,13 +47,13 @@ class Guard:
         Args:
             seconds: `inf` to protect no more.
         """
-        self.strikes_at = time.monotonic() + seconds
-        self.spared = self.strikes_at, max(seconds, LEAST)
+        self.interrupt_after = time.monotonic() + seconds
+        self.margin_span = self.interrupt_after, max(seconds, LEAST)
         alarm.reset()
 
     def close(self) -> None:
         """Give the alarm back."""
         alarm.disarm(self)
 
-    def struck(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
+    def on_interrupt(self, stack: list[tuple[CodeType, int]], *, own: bool) -> None:
         """Nothing to remember: there is no edge, and no result to withhold."""

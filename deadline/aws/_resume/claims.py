@@ -12,7 +12,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from deadline.aws._runtime.own_client import KeptClient
+from deadline.aws._runtime.own_client import OwnClient
 
 if TYPE_CHECKING:
     import contextvars
@@ -46,7 +46,7 @@ class Once:
 
     def __init__(self, table: str) -> None:
         self._table = table
-        self.client = KeptClient("dynamodb")
+        self.client = OwnClient("dynamodb")
 
     def claim(self, identifier: str, outside: contextvars.Context) -> Claim:
         """The claim on one hop, not made yet."""
@@ -60,7 +60,7 @@ class Claim:
         sent: Whether what came of it is known to be sent.
     """
 
-    def __init__(self, table: str, client: KeptClient, identifier: str, outside: contextvars.Context) -> None:
+    def __init__(self, table: str, client: OwnClient, identifier: str, outside: contextvars.Context) -> None:
         self._table = table
         self._client = client
         self._identifier = identifier

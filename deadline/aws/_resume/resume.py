@@ -259,9 +259,9 @@ def _once(table: str | None) -> Once | None:
 
 def _client(service: str) -> Any:
     _check_sdk('to="self"')
-    from deadline.aws._runtime.own_client import KeptClient  # noqa: PLC0415
+    from deadline.aws._runtime.own_client import OwnClient  # noqa: PLC0415
 
-    return KeptClient(service)
+    return OwnClient(service)
 
 
 def _check_sdk(why: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import contextvars
 
-    from deadline.aws._runtime.own_client import KeptClient
+    from deadline.aws._runtime.own_client import OwnClient
 
 ENVIRONMENT: Final = "DEADLINE_RESUME_KEY"
 ARN: Final = "arn:"
@@ -69,15 +69,15 @@ class Keys:
     """
 
     def __init__(self, given: Any) -> None:
-        self.client: KeptClient | None = None
+        self.client: OwnClient | None = None
         self._secret = ""
         self._read = -FRESH
         self._keys: tuple[bytes, ...] = ()
         if isinstance(given, str) and given.startswith(ARN):
-            from deadline.aws._runtime.own_client import KeptClient  # noqa: PLC0415  # most need no client
+            from deadline.aws._runtime.own_client import OwnClient  # noqa: PLC0415  # most need no client
 
             self._secret = given
-            self.client = KeptClient("secretsmanager", region=given.split(":")[3])
+            self.client = OwnClient("secretsmanager", region=given.split(":")[3])
         else:
             several = given if isinstance(given, list | tuple) and given else (given,)
             self._keys = tuple(_key(one) for one in several)
@@ -99,7 +99,7 @@ class Keys:
                 raise
         return self._keys
 
-    async def _from_secret(self, client: KeptClient, outside: contextvars.Context) -> tuple[bytes, ...]:
+    async def _from_secret(self, client: OwnClient, outside: contextvars.Context) -> tuple[bytes, ...]:
         """The current version and, if there is one, the one before: what a rotation leaves."""
         from botocore.exceptions import ClientError  # noqa: PLC0415  # importing deadline.aws loads no SDK
 

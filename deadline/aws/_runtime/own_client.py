@@ -25,7 +25,7 @@ WARMING_UP: Final = 1.0
 """Seconds for opening a connection in the init phase."""
 
 
-class KeptClient:
+class OwnClient:
     """A client of one service.
 
     Args:

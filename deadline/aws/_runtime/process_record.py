@@ -1,4 +1,4 @@
-"""The armed record: what this process is doing, in memory that somebody else can read.
+"""A shared-memory record of the running invocation, read by the helper process and by the next cold start.
 
 It is written when an invocation begins, once, for all who may have to tell of it. The helper process shares
 the memory (`_notices.helper_process`). A breadcrumb is the same memory in a file, which outlives the process
@@ -78,7 +78,7 @@ class Trace(NamedTuple):
     event_cut: bool = False
 
 
-class Armed:
+class ProcessRecord:
     """The record of a process.
 
     Args:
@@ -208,20 +208,20 @@ def identity(function: str, context: Any) -> Identity:
     )
 
 
-_armed: Armed | None = None
+_armed: ProcessRecord | None = None
 
 
-def armed() -> Armed:
+def armed() -> ProcessRecord:
     """This process's record."""
     return _armed or replace(mmap.mmap(-1, PAGE))
 
 
-def replace(memory: mmap.mmap) -> Armed:
+def replace(memory: mmap.mmap) -> ProcessRecord:
     """Have this process's record in other memory from now on."""
     global _armed  # noqa: PLW0603  # there is one in a process, that is the point
     if _armed is not None:
         _armed.let_go()  # it is in a cycle: its mapping would stay until a collection
-    _armed = Armed(memory)
+    _armed = ProcessRecord(memory)
     return _armed
 
 

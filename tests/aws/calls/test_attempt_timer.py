@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deadline import aws
-from deadline.aws._calls.attempt_timer import Lookout, lookout_of
+from deadline.aws._calls.attempt_timer import AttemptTimer, attempt_timer_of
 from deadline.testing import Stall
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def timers() -> list[asyncio.TimerHandle]:
 async def test_each_is_looked_at_in_its_own_time(virtual_clock: VirtualClock) -> None:
     """Whatever the order in which they came: sooner ones later, two at once, some again."""
     loop = asyncio.get_running_loop()
-    lookout, start = Lookout(loop), loop.time()
+    timer, start = AttemptTimer(loop), loop.time()
     late, soon, again = Looked(), Looked(), Looked(1.0, 0.25)
-    lookout.begin(late, start + 5.0)
-    lookout.begin(soon, start + 1.0)
-    lookout.begin(again, start + 1.0)
+    timer.begin(late, start + 5.0)
+    timer.begin(soon, start + 1.0)
+    timer.begin(again, start + 1.0)
     await asyncio.sleep(10.0)
     assert (late.at, soon.at) == ([start + 5.0], [start + 1.0])
     assert again.at == [start + 1.0, start + 2.0, start + 2.25]
@@ -51,30 +51,30 @@ async def test_each_is_looked_at_in_its_own_time(virtual_clock: VirtualClock) ->
 async def test_what_has_ended_is_not_looked_at(virtual_clock: VirtualClock) -> None:
     """Its timer may ring; with nobody else there is none after that."""
     loop = asyncio.get_running_loop()
-    lookout, start = Lookout(loop), loop.time()
+    timer, start = AttemptTimer(loop), loop.time()
     ended, other = Looked(), Looked()
-    lookout.begin(ended, start + 1.0)
-    lookout.begin(other, start + 2.0)
-    lookout.end(ended)
-    lookout.end(ended)
+    timer.begin(ended, start + 1.0)
+    timer.begin(other, start + 2.0)
+    timer.end(ended)
+    timer.end(ended)
     await asyncio.sleep(1.5)
     assert len(timers()) == 1
     await asyncio.sleep(1.5)
     assert (ended.at, other.at) == ([], [start + 2.0])
-    lookout.begin(ended, start + 4.0)
-    lookout.end(ended)
+    timer.begin(ended, start + 4.0)
+    timer.end(ended)
     await asyncio.sleep(2.0)
     assert (ended.at, timers()) == ([], [])
 
 
 async def test_many_share_one_timer(virtual_clock: VirtualClock) -> None:
-    """A thousand at once are one timer, and a loop has one lookout."""
+    """A thousand at once are one timer, and a loop has one timer."""
     loop = asyncio.get_running_loop()
-    lookout = lookout_of(loop)
-    assert lookout_of(loop) is lookout
+    timer = attempt_timer_of(loop)
+    assert attempt_timer_of(loop) is timer
     looked = [Looked() for _ in range(1000)]
     for number, one in enumerate(looked):
-        lookout.begin(one, loop.time() + 1.0 + number / 1000)
+        timer.begin(one, loop.time() + 1.0 + number / 1000)
     assert len(timers()) == 1
     await asyncio.sleep(3.0)
     assert all(len(one.at) == 1 for one in looked)

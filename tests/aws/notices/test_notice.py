@@ -18,7 +18,7 @@ from moto.core.config import default_user_config
 from deadline import DeadlineExceeded, Event, aws
 from deadline.aws._notices.helper_process import Helper
 from deadline.aws._notices.message import LEFT_OUT, PRIVATE, message, sealed
-from deadline.aws._runtime.own_client import KeptClient
+from deadline.aws._runtime.own_client import OwnClient
 from deadline.testing import FakeContext
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ async def test_the_sdk_is_loaded_beside_the_loop(monkeypatch: pytest.MonkeyPatch
         loaded.wait()
         raise LookupError
 
-    monkeypatch.setattr(KeptClient, "_load", load)
+    monkeypatch.setattr(OwnClient, "_load", load)
     function = aws.handler(notice=f"https://sqs.us-east-1.amazonaws.com/{ACCOUNT}/lost", margin=1.0)(hang)
 
     @function.on_exceeded

@@ -29,7 +29,7 @@ from deadline.aws._rescue import breadcrumb as _breadcrumb
 from deadline.aws._rescue.breadcrumb import FOLDER, Breadcrumb, Death
 from deadline.aws._rescue.stack_timer import AHEAD, StackTimer
 from deadline.aws._runtime import process_record as _armed
-from deadline.aws._runtime.process_record import PAGE, SEAL, Armed, Trace, read
+from deadline.aws._runtime.process_record import PAGE, SEAL, ProcessRecord, Trace, read
 from deadline.testing import Emulator, FakeContext
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def put(folder: Path, content: bytes, name: str = "01234567-1-01234567") -> Path
 def record(who: tuple[str, str, str] = ("r-1", "orders", "7"), **armed: Any) -> bytes:
     """What somebody who is gone has left."""
     memory = mmap.mmap(-1, PAGE)
-    Armed(memory).arm(who, **{"left": 3.0, **armed})
+    ProcessRecord(memory).arm(who, **{"left": 3.0, **armed})
     section.watch_steps(None)
     return bytes(memory)
 
@@ -98,13 +98,13 @@ def record(who: tuple[str, str, str] = ("r-1", "orders", "7"), **armed: Any) -> 
 # --- the record -------------------------------------------------------------------------------------------
 
 
-def armed(**given: Any) -> Armed:
-    made = Armed(mmap.mmap(-1, PAGE + 64))
+def armed(**given: Any) -> ProcessRecord:
+    made = ProcessRecord(mmap.mmap(-1, PAGE + 64))
     made.arm(("r-1", "orders", "7"), **given)
     return made
 
 
-def trace(of: Armed) -> Trace:
+def trace(of: ProcessRecord) -> Trace:
     found = read(of.memory)
     assert found is not None
     return found

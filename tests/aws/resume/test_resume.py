@@ -23,7 +23,7 @@ from events import EVENTS
 
 from deadline import DeadlineExceeded, Event, aws, deadline
 from deadline.aws._resume.signature import signature
-from deadline.aws._runtime.own_client import KeptClient
+from deadline.aws._runtime.own_client import OwnClient
 from deadline.testing import FakeContext
 
 if TYPE_CHECKING:
@@ -729,7 +729,7 @@ async def test_a_secret_is_read_once_and_again_for_a_newer_key(
 ) -> None:
     """Not at import; its current version signs, the one before is accepted; a failure later costs nothing."""
     vault = Vault(AWSCURRENT="a" * 32)
-    monkeypatch.setattr(KeptClient, "_client", lambda _: contextlib.nullcontext(vault))
+    monkeypatch.setattr(OwnClient, "_client", lambda _: contextlib.nullcontext(vault))
     arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:resume"
     resume = aws.Resume(Progress, to=send_nothing, key=arn)
     count = counting(resume, to=0)
@@ -758,7 +758,7 @@ async def test_a_secret_is_read_once_and_again_for_a_newer_key(
 async def table(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The table of claims; gives a client, which handlers use, too: `invoke` would make one for each call."""
     dynamodb = await connect()
-    monkeypatch.setattr(KeptClient, "_client", lambda _: contextlib.nullcontext(dynamodb))
+    monkeypatch.setattr(OwnClient, "_client", lambda _: contextlib.nullcontext(dynamodb))
     await create_table(dynamodb, "hops", "id")
     return dynamodb
 
