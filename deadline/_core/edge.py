@@ -201,8 +201,25 @@ class Edge(Cut):
             pass
         elif exc is not None and not is_unwinding(exc, self):
             exc.add_note(f"{self!r}: raised while its block was being cut")
+            if self._is_ours(exc, now):
+                self._keep_in_chain(exc, now)
         elif self._is_ours(exc, now):
             raise self._exceeded(now) from self.record().last_error() or exc
+
+    def _keep_in_chain(self, exc: BaseException, now: float) -> None:
+        """Put our own error where the cut's CancelledError stands in the context of a real error.
+
+        `asyncio.timeout` does the same from CPython 3.13 on, for the members of a group as well.
+        """
+        for error in (exc, *(exc.exceptions if isinstance(exc, BaseExceptionGroup) else ())):
+            at, seen = error, {id(error)}
+            while (before := at.__context__) is not None and id(before) not in seen:
+                if isinstance(before, CancelledError):
+                    at.__context__ = self._exceeded(now, tell=False)
+                    at.__context__.__cause__ = before
+                    break
+                seen.add(id(before))
+                at = before
 
     def explains(self, exc: BaseException | None) -> bool:
         """Whether an error is the expiry of a deadline that alone ends its block, as a handler's does.

@@ -808,7 +808,9 @@ async def test_exit_callbacks_may_raise_past_a_cut() -> None:
     with pytest.raises(KeyError) as caught:
         async with deadline(1.0), Broken():
             await asyncio.sleep(9)
-    assert isinstance(caught.value.__context__, asyncio.CancelledError)
+    exceeded = caught.value.__context__
+    assert isinstance(exceeded, DeadlineExceeded)
+    assert isinstance(exceeded.__cause__, asyncio.CancelledError)
 
 
 # --- other people's timeouts ------------------------------------------------------------------------------

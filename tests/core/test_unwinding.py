@@ -279,3 +279,56 @@ async def test_a_deadline_in_a_finally_of_one_that_was_cut() -> None:
                     async with deadline(0.01):
                         await asyncio.sleep(10)
     assert now() == 0.02
+
+
+# --- a real error -----------------------------------------------------------------------------------------
+
+
+async def fail() -> None:
+    """Answer a cancellation by another error."""
+    try:
+        await asyncio.sleep(9)
+    finally:
+        raise ZeroDivisionError
+
+
+async def fail_in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail())
+        await asyncio.sleep(9)
+
+
+async def test_a_real_error_keeps_the_expiry_in_its_chain() -> None:
+    """As under `asyncio.timeout` from CPython 3.13 on."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        async with deadline(1.0) as dl:
+            await fail()
+    exceeded = caught.value.__context__
+    assert isinstance(exceeded, DeadlineExceeded)
+    assert exceeded.deadline is dl
+    assert isinstance(exceeded.__cause__, asyncio.CancelledError)
+
+
+async def test_a_group_keeps_the_expiry_in_its_members_chains() -> None:
+    """There the cancellation came to the child by way of its group."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with deadline(1.0):
+            await fail_in_a_group()
+    (member,) = caught.value.exceptions
+    assert isinstance(member, ZeroDivisionError)
+    assert isinstance(member.__context__, DeadlineExceeded)
+
+
+async def test_a_real_error_beside_another_cancellation_is_left_as_it_is() -> None:
+    """The time was not alone in ending the block."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        async with deadline(1.0):
+            try:
+                await asyncio.sleep(9)
+            finally:
+                me().cancel()
+                raise ZeroDivisionError
+    me().uncancel()
+    assert isinstance(caught.value.__context__, asyncio.CancelledError)
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import sys
-import time
 from pathlib import Path
 
 import pytest
-
-from deadline.aws._calls.latency import Latency
-from deadline.aws._calls.planner import Limits, attempt_limit, hedge_after
 
 _BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 sys.path.insert(0, str(_BENCHMARKS))
@@ -96,21 +91,3 @@ async def test_no_write_is_sent_beside_itself() -> None:
     for cell, beside in answers:
         assert cell.figures.success > 0.9
         assert beside == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("left", [0.3, 2.0, 30.0])
-def test_the_planner_costs_microseconds(left: float) -> None:
-    """To plan a call and to learn from its answer takes about 10 µs, in the best of many batches."""
-    chance, latency, limits = random.Random(1), Latency(), Limits()
-    times = [0.02 * chance.lognormvariate(0.0, 0.4) for _ in range(200)]
-
-    def batch() -> float:
-        started = time.perf_counter()
-        for seconds in times:
-            attempt_limit(left, 5, limits, latency)
-            latency.answered(seconds)
-        return (time.perf_counter() - started) / len(times)
-
-    assert min(batch() for _ in range(20)) < 20e-6  # twice as much: this machine may be slow
-    assert hedge_after(left, 5, limits, latency) > 0
