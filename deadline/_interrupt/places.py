@@ -120,7 +120,8 @@ def may_interrupt_callback(stack: Iterable[Place], spent: float, *, own: bool) -
     return False
 
 
-_CACHE, _GET_AWAITABLE, _CALL = opmap["CACHE"], opmap["GET_AWAITABLE"], opmap["CALL_FUNCTION_EX"]
+# A Python to come may have other instructions: then every coroutine counts as one that is about to await.
+_CACHE, _GET_AWAITABLE, _CALL = (opmap.get(name) for name in ("CACHE", "GET_AWAITABLE", "CALL_FUNCTION_EX"))
 _AWAITS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 
 
@@ -164,6 +165,8 @@ def _code(called: object) -> CodeType | None:
 
 def is_unawaited(code: CodeType, lasti: int) -> bool:
     """Whether the next instruction awaits what this one gives."""
+    if _GET_AWAITABLE is None:
+        return True
     following, at = code.co_code, lasti + 2
     while at < len(following) and following[at] == _CACHE:
         at += 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 import math
 import pickle
@@ -630,7 +631,7 @@ async def test_a_decorated_function_stays_what_it_is(virtual_clock: object) -> N
 
     assert await add(1, other=2) == 3
     assert (add.__name__, add.__doc__) == ("add", "Add.")
-    assert asyncio.iscoroutinefunction(add)
+    assert inspect.iscoroutinefunction(add)
     assert repr(breaker) == "<Breaker 'orders' closed>"
 
 
