@@ -5,7 +5,7 @@ import nox
 nox.options.default_venv_backend = "venv"
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
 def tests(session: nox.Session) -> None:
     """Install the built package and run the whole suite against it."""
     session.install("--upgrade", "pip>=25.1")
