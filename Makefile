@@ -11,7 +11,7 @@ PARALLEL := --numprocesses 4 --dist worksteal
 OF_THE_SDK := tests/aws/calls tests/aws/faults tests/aws/notices tests/aws/resume/test_durable.py
 SOURCES := pyproject.toml README.md $(shell find deadline -name '*.py')
 
-.PHONY: demo test servers lint bench bench-full clean
+.PHONY: demo test test-fast servers lint bench bench-full clean
 
 demo: $(VENV)/.package
 	$(BIN)/python examples/demo.py
@@ -20,6 +20,10 @@ test: lint servers $(NEWEST)/.package
 	$(BIN)/pytest $(PARALLEL) tests
 	$(BIN)/pytest docs README.md
 	$(NEWEST)/bin/pytest $(PARALLEL) $(OF_THE_SDK)
+
+# The inner loop: decisions, the core and what stands on it, on the virtual clock.
+test-fast: $(VENV)/.package
+	$(BIN)/pytest --numprocesses 2 -m "not slow" tests/core tests/interrupt tests/report tests/work tests/resilience tests/aws/sources
 
 # PostgreSQL and Redis for tests/databases; says so where it cannot install them.
 servers:

@@ -215,8 +215,9 @@ class Edge(Cut):
             at, seen = error, {id(error)}
             while (before := at.__context__) is not None and id(before) not in seen:
                 if isinstance(before, CancelledError):
-                    at.__context__ = self._exceeded(now, tell=False)
-                    at.__context__.__cause__ = before
+                    exceeded = self._exceeded(now, tell=False)
+                    exceeded.__context__ = exceeded.__cause__ = before
+                    at.__context__ = exceeded
                     break
                 seen.add(id(before))
                 at = before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,7 +61,8 @@ class OwnClient:
                 client = await stack.enter_async_context(self._client())
             from botocore import xform_name  # noqa: PLC0415  # importing deadline.aws loads no SDK
 
-            with limits(attempts=ATTEMPTS):
+            # A silent attempt is not given up for another: both might arrive. Refused ones are tried again.
+            with limits(attempts=ATTEMPTS, per_attempt=math.inf):
                 answer = await getattr(client, xform_name(operation))(**request)
                 for part in answer.values():
                     if hasattr(part, "read"):  # the body of Lambda's Invoke: unread, it holds its connection

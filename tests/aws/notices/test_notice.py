@@ -19,7 +19,7 @@ from deadline import DeadlineExceeded, Event, aws
 from deadline.aws._notices.helper_process import Helper
 from deadline.aws._notices.message import LEFT_OUT, PRIVATE, message, sealed
 from deadline.aws._runtime.own_client import OwnClient
-from deadline.testing import FakeContext
+from deadline.testing import Delay, FakeContext, FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,6 +47,10 @@ async def invoked(function: Any, event: Any = None, seconds: float = 10.0) -> An
         return await function.invoke(event, FakeContext(seconds))
     except Exception as error:
         return error
+
+
+LEARNT = 20
+"""Notices after which their service is known to be quick."""
 
 
 def named(told: list[Event], name: str) -> list[Event]:
@@ -552,6 +556,21 @@ async def test_it_arrives(services: Services, through: str, body: Any) -> None:
 
 
 @pytest.mark.slow
+async def test_a_slow_answer_brings_no_second_notice(
+    services: Services, moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt is not given up for another, however quick the ones before were: both might arrive."""
+    with FaultProxy(moto_server.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        function = aws.handler(notice=services.queue, margin=8.0)(fail)
+        for _ in range(LEARNT):
+            await invoked(function, seconds=8.2)
+        proxy.add(Delay(1.0))
+        await invoked(function, seconds=8.2)
+        assert len([one for one in proxy.log if one.request.operation == "SendMessage"]) == LEARNT + 1
+
+
+@pytest.mark.slow
 async def test_a_function_is_invoked(
     moto_server: MotoServer, told: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -602,13 +621,13 @@ async def test_a_dead_target_costs_no_response(
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{dead.getsockname()[1]}")
         if not listens:
             dead.close()
-        function = aws.handler(notice=services.queue, margin=2.0)(hang)
+        function = aws.handler(notice=services.queue, margin=4.0)(hang)
 
         @function.on_exceeded
         async def _(exceeded: DeadlineExceeded, event: Any, context: Any) -> Any:
             return context.get_remaining_time_in_millis()
 
-        context = FakeContext(2.2)
+        context = FakeContext(4.2)
         assert await function.invoke(None, context) > 1000
         assert context.get_remaining_time_in_millis() > 0
     assert len(named(told, "aws.notice_failed")) == 1
