@@ -40,9 +40,6 @@ CIRCLES = {
     frozenset({"deadline._report.data", "deadline._report.render"}),
     # Types alone: an error names its deadline, and a deadline raises that error. Both are public.
     frozenset({"deadline._core.edge", "deadline._core.errors", "deadline._core.scope"}),
-    # Types alone: a function of a template resolves values, and a world asks it to.
-    frozenset({"deadline.audit._template.intrinsics", "deadline.audit._template.world"}),
-    frozenset({"deadline.audit._model.calls", "deadline.audit._model.model"}),
 }
 
 UPWARD = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from deadline.audit._cost import DEFAULT_REGION, Prices, load, per_million
+from deadline.audit._model.calls import calls
 from deadline.audit._model.model import DEFAULT_VISIBILITY, Function
 
 # Each lists its rules.
@@ -143,7 +144,7 @@ def _describe(
 
 
 def _cascade(function: Function) -> Iterator[Bar]:
-    for call in function.calls():
+    for call in calls(function):
         if call.waits:
             yield Bar(described(call.title), call.limit)
     for mapping in function.mappings():
@@ -163,7 +164,7 @@ def _cost(function: Function, region: str, prices: Prices, given: float | None) 
     stated = function.stated("Deadline")
     until = given if stated is None else stated
     until = None if until is None else min(until, timeout)
-    is_event = any(call.kind == "event" for call in function.calls())
+    is_event = any(call.kind == "event" for call in calls(function))
     return Cost(
         function.name,
         function.memory,

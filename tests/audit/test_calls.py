@@ -11,6 +11,7 @@ pytest.importorskip("cfnlint")
 from deadline import aws
 from deadline.audit import read
 from deadline.audit._model.calls import CALLERS
+from deadline.audit._model.calls import calls as calls_of
 from deadline.audit._model.model import Function
 from deadline.audit._template.world import World
 
@@ -194,7 +195,7 @@ def calls(resources: str) -> list[tuple[str, float | None]]:
     text = "Transform: AWS::Serverless-2016-10-31\nResources:\n" + indent(dedent(resources), "  ")
     template = read(text)
     function = Function(World(template, {}), template.resources["F"])
-    return [(call.kind, call.limit) for call in function.calls()]
+    return [(call.kind, call.limit) for call in calls_of(function)]
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -219,7 +220,7 @@ def test_a_gateway_that_is_not_in_the_template_has_no_known_limit() -> None:
     """A permission alone says that it calls, not how long it waits."""
     text = "Resources:\n" + indent(PERMISSION % "apigateway.amazonaws.com", "  ")
     template = read(text)
-    [call] = Function(World(template, {}), template.resources["F"]).calls()
+    [call] = calls_of(Function(World(template, {}), template.resources["F"]))
     assert call.limit is None
     assert "not in the template" in call.unknown
 

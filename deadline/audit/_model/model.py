@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from deadline.audit._model.calls import calls
 from deadline.audit._template.intrinsics import ABSENT
 from deadline.audit._template.marker import described, is_known, named
 from deadline.audit._template.nodes import entry
@@ -15,7 +14,6 @@ from deadline.audit._template.world import CannotTell
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deadline.audit._model.calls import Call
     from deadline.audit._template.template import Resource
     from deadline.audit._template.world import World
 
@@ -182,10 +180,6 @@ class Function:
             return
         for name, event in self.world.entries(self.resource.properties, "Events"):
             yield name, self.world.text(event, "Type"), self.world.at(event, "Properties")
-
-    def calls(self) -> list[Call]:
-        """Who calls it and waits, or sends it events; queues and streams are `mappings`."""
-        return list(calls(self))
 
     def mappings(self) -> Iterator[Mapping]:
         """What reads queues and streams for it."""

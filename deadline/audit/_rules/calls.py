@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from deadline.audit._model.calls import STATE_MACHINE
+from deadline.audit._model.calls import STATE_MACHINE, calls
 from deadline.audit._model.model import DEFAULT_TIMEOUT, MOST_SECONDS, Function
 from deadline.audit._rules.rule import Found, rule
 from deadline.audit._template.template import FUNCTIONS
@@ -35,7 +35,7 @@ _DG: Final = "https://docs.aws.amazon.com/lambda/latest/dg/"
 def outlives_its_caller(world: World, resource: Resource) -> Iterator[Found]:
     """The timeout against the limit of each caller who waits."""
     function, unknown = Function(world, resource), ""
-    for call in function.calls():
+    for call in calls(function):
         unknown = unknown or call.unknown
         if call.kind == STATE_MACHINE or call.limit is None:
             continue
@@ -63,7 +63,7 @@ def outlives_its_caller(world: World, resource: Resource) -> Iterator[Found]:
 def keeps_a_user_waiting(world: World, resource: Resource) -> Iterator[Found]:
     """The timeout of a function that answers requests, where its callers wait for all of it."""
     function, unknown = Function(world, resource), ""
-    for call in function.calls():
+    for call in calls(function):
         unknown = unknown or call.unknown
         fits = call.limit is None or function.timeout <= call.limit
         if call.is_user and fits and function.timeout > USER_SECONDS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from typing import TYPE_CHECKING, Final
 
+from deadline.audit._model.calls import calls
 from deadline.audit._model.model import Function
 from deadline.audit._model.rights import Right, Unseen, changes, rights
 from deadline.audit._rules.rule import Found, rule
@@ -35,7 +36,7 @@ _DG: Final = "https://docs.aws.amazon.com/lambda/latest/dg/"
 def discarded(world: World, resource: Resource) -> Iterator[Found]:
     """Whether there is a destination for the failures of those who do not wait."""
     function, unknown = Function(world, resource), ""
-    for call in function.calls():
+    for call in calls(function):
         unknown = unknown or (call.unknown if call.kind == "unknown" else "")
         if call.kind == "event" and not function.keeps_failures:
             yield Found(
@@ -63,7 +64,7 @@ def done_twice(world: World, resource: Resource) -> Iterator[Found]:
     if _is_idempotent(function):
         return
     retriers = [f"{mapping.name}, a mapping," for mapping in function.mappings()]
-    retriers += [call.title for call in function.calls() if call.kind == "event" and function.retries > 0]
+    retriers += [call.title for call in calls(function) if call.kind == "event" and function.retries > 0]
     if not retriers:
         return
     unseen = ""

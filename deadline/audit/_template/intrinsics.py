@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from deadline.audit._template.marker import is_known, mark, short
 from deadline.audit._template.nodes import entry, plain
 
 if TYPE_CHECKING:
-    from deadline.audit._template.world import World
+    from deadline.audit._template.template import Template
+
+
+class Resolver(Protocol):
+    """What resolves a node, in one of the worlds that a template may be deployed in."""
+
+    template: Template
+
+    def value(self, node: Any) -> Any:
+        """The value of a node, or a marker."""
+
+    def deep(self, node: Any) -> Any:
+        """The whole of a node resolved, with markers in it."""
+
+    def choose(self, name: str, options: list[str]) -> str:
+        """One of the options, the same for this name throughout."""
+
+    def condition(self, name: str) -> bool:
+        """Whether a condition holds."""
+
 
 OTHER: Final = "another value"
 """What a parameter may have besides the values that it is compared with."""
@@ -27,7 +46,7 @@ ABSENT: Final = _Absent()
 """What stands nowhere, or is `AWS::NoValue`."""
 
 
-def _ref(world: World, name: Any) -> Any:
+def _ref(world: Resolver, name: Any) -> Any:
     if name == "AWS::NoValue":
         return ABSENT
     if not isinstance(name, str):
@@ -42,7 +61,7 @@ def _ref(world: World, name: Any) -> Any:
     return mark(name)
 
 
-def _parameter(world: World, name: str, parameter: dict[str, Any]) -> Any:
+def _parameter(world: Resolver, name: str, parameter: dict[str, Any]) -> Any:
     kind = str(parameter.get("Type", "String"))
     default, allowed = parameter.get("Default", ABSENT), parameter.get("AllowedValues")
     if name in world.template.parameters:
@@ -62,18 +81,18 @@ def _parameter(world: World, name: str, parameter: dict[str, Any]) -> Any:
     return chosen.split(",") if "List" in kind and isinstance(chosen, str) else chosen
 
 
-def _chosen(world: World, name: str, options: list[str]) -> str:
+def _chosen(world: Resolver, name: str, options: list[str]) -> str:
     chosen = world.choose(name, options) if len(options) > 1 else options[0]
     return mark(OTHER) if chosen == OTHER else chosen
 
 
-def _attribute(world: World, argument: Any) -> str:
+def _attribute(world: Resolver, argument: Any) -> str:
     if isinstance(argument, list):
         argument = ".".join(plain(world.value(part)) for part in argument)
     return mark(argument if isinstance(argument, str) else "Fn::GetAtt of something that is no name")
 
 
-def _sub(world: World, argument: Any) -> str:
+def _sub(world: Resolver, argument: Any) -> str:
     text, places = argument if isinstance(argument, list) and len(argument) == 2 else (argument, {})
     if not isinstance(text, str):
         return mark("Fn::Sub of something that is no text")
@@ -91,7 +110,7 @@ def _joined(value: Any) -> str:
     return plain(value) if isinstance(value, str | int | float) else mark("something that is no text")
 
 
-def _join(world: World, argument: Any) -> str:
+def _join(world: Resolver, argument: Any) -> str:
     if not isinstance(argument, list) or len(argument) != 2:
         return mark("Fn::Join without its two arguments")
     parts = world.value(argument[1])
@@ -101,21 +120,21 @@ def _join(world: World, argument: Any) -> str:
     return plain(argument[0]).join(_joined(value) for value in values if value is not ABSENT)
 
 
-def _select(world: World, argument: Any) -> Any:
+def _select(world: Resolver, argument: Any) -> Any:
     index, items = (world.value(one) for one in argument) if _is_pair(argument) else (0, None)
     if isinstance(items, list) and str(index).isdecimal() and int(index) < len(items):
         return world.value(items[int(index)])
     return mark("Fn::Select of something that is not known")
 
 
-def _split(world: World, argument: Any) -> Any:
+def _split(world: Resolver, argument: Any) -> Any:
     separator, text = (world.value(one) for one in argument) if _is_pair(argument) else ("", None)
     if isinstance(text, str) and isinstance(separator, str) and separator and is_known(text):
         return text.split(separator)
     return mark("Fn::Split of something that is not known")
 
 
-def _find(world: World, argument: Any) -> Any:
+def _find(world: Resolver, argument: Any) -> Any:
     if not isinstance(argument, list) or len(argument) < 3:
         return mark("Fn::FindInMap without its three arguments")
     keys = [world.value(key) for key in argument[:3]]
@@ -130,17 +149,17 @@ def _find(world: World, argument: Any) -> Any:
     return mark(f"the mapping {'.'.join(map(short, keys))}, which has none")
 
 
-def _if(world: World, argument: Any) -> Any:
+def _if(world: Resolver, argument: Any) -> Any:
     if not isinstance(argument, list) or len(argument) != 3 or not isinstance(argument[0], str):
         return mark("Fn::If without its three arguments")
     return world.value(argument[1 if world.condition(argument[0]) else 2])
 
 
-def _json(world: World, argument: Any) -> str:
+def _json(world: Resolver, argument: Any) -> str:
     return json.dumps(world.deep(argument), default=str)
 
 
-def _length(world: World, argument: Any) -> Any:
+def _length(world: Resolver, argument: Any) -> Any:
     items = world.value(argument)
     return len(items) if isinstance(items, list) else mark("Fn::Length of something that is not known")
 
