@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import os
+import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from deadline._core import scope as _scope
@@ -18,7 +19,13 @@ from deadline.aws._function.async_invocation import Invocation
 from deadline.aws._function.early_response import post_early
 from deadline.aws._function.outcome import few_of
 from deadline.aws._notices.error_text import as_lambda_error, full_traceback
-from deadline.aws._runtime.event_loop import Lifespan, environment, explain_other_loop, replace_environment
+from deadline.aws._runtime.event_loop import (
+    Lifespan,
+    environment,
+    explain_other_loop,
+    is_broken,
+    replace_environment,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,14 +50,17 @@ class Entry:
         if _scope.DISABLED:
             return self._disabled(event, context)
         invocation, run = self._invocation(event, context)
-        interrupts = alarm.raised
+        interrupts, mask = alarm.raised, _blocked_signals()
         try:
             outcome = run()
         except BaseException as error:  # noqa: BLE001  # nothing but an Exception may leave
             outcome = Outcome(None, error)
+        self._unblock_signals(mask, context)
         reason = (
             "left a task that nothing could end" if invocation.stuck else "was interrupted (recycle=True)"
         )
+        if is_broken():
+            invocation.stuck, reason = True, "left an event loop that cannot run"
         if alarm.raised > interrupts:
             level = logging.INFO if invocation.told_interrupt else logging.WARNING
             emit("aws.interrupted", level, function=self.plan.name, interrupts=alarm.raised)
@@ -62,6 +72,19 @@ class Entry:
             emit("aws.loop_replaced", logging.WARNING, function=self.plan.name, reason=reason)
             replace_environment(f"request {request} of {self.plan.name} {reason}")
         return self._answer(outcome, context)
+
+    def _unblock_signals(self, before: set[int], context: Any) -> None:
+        """Unblock what an invocation has left blocked: with SIGALRM later ones would not be interrupted."""
+        left = _blocked_signals() - before
+        if left:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, left)
+            emit(
+                "aws.signals_unblocked",
+                logging.WARNING,
+                function=self.plan.name,
+                request_id=getattr(context, "aws_request_id", None),
+                signals=", ".join(sorted(signal.Signals(one).name for one in left)),
+            )
 
     def _invocation(self, event: Any, context: Any) -> tuple[Any, Callable[[], Outcome]]:
         """An invocation, and what runs it."""
@@ -177,6 +200,11 @@ class Entry:
             traceback=full_traceback(error),
         )
         raise failure
+
+
+def _blocked_signals() -> set[int]:
+    """The signals that this thread has blocked; none where the system has no such masks."""
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ())) if hasattr(signal, "pthread_sigmask") else set()
 
 
 def lambda_function(entry: Entry) -> Any:

@@ -130,9 +130,14 @@ def _wrapped(error: BaseException) -> BaseException:
 
 
 class Environment:
-    """One process's loop and lifespans."""
+    """One process's loop and lifespans.
+
+    Attributes:
+        broken: Whether the loop can run no more.
+    """
 
     def __init__(self) -> None:
+        self.broken = False
         self.loop = asyncio.new_event_loop()
         self.loop.set_task_factory(start)
         self._pool = self._new_pool()
@@ -152,10 +157,12 @@ class Environment:
         """Run a coroutine to its end.
 
         SystemExit and KeyboardInterrupt leave the loop from whichever task raises them. `interrupt` is told,
-        if there is one, and the loop goes on until `work` is done.
+        if there is one, and the loop goes on until `work` is done. It goes on as well if `work` stops it. A
+        loop that cannot go on is marked as `broken`: its descriptors were closed, for example.
 
         Raises:
             RuntimeError: A loop is running in this thread already.
+            OSError, RuntimeError: The loop is broken.
         """
         if asyncio._get_running_loop() is not None or self.loop.is_running():  # noqa: SLF001  # else it raises
             work.close()
@@ -171,6 +178,10 @@ class Environment:
                 if task.done() or interrupt is None:
                     raise
                 interrupt(error)
+            except (OSError, RuntimeError) as error:
+                self.broken = not task.done() and not _was_stopped(error)
+                if task.done() or self.broken:
+                    raise
 
     def _new_pool(self) -> Pool:
         from deadline.aws._runtime.thread_pool import Pool  # noqa: PLC0415  # a plain function has no use for it
@@ -222,6 +233,16 @@ def environment() -> Environment:
     if _environment is None:
         _environment = Environment()
     return _environment
+
+
+def _was_stopped(error: BaseException) -> bool:
+    """Whether a loop ended because somebody called its `stop` (asyncio/base_events.py, uvloop/loop.pyx)."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Event loop stopped before Future")
+
+
+def is_broken() -> bool:
+    """Whether this process's loop can run no more."""
+    return _environment is not None and _environment.broken
 
 
 def running_environment() -> Environment | None:

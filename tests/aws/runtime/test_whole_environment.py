@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -263,3 +264,92 @@ def test_warm_invocations_share_locks() -> None:
         return [await queue.get() for _ in range(4)]
 
     assert all(f({}, FakeContext(30.0)) == [0, 1, 2, 3] for _ in range(30))
+
+
+# --- the loop and the signals -----------------------------------------------------------------------------
+
+
+def test_a_body_that_stops_the_loop_is_run_on(told: list[Event]) -> None:
+    """It ends in its own invocation, and nothing of it goes on in the next."""
+    went_on: list[str] = []
+
+    @aws.handler(margin=0.3)
+    async def f(event: str, context: Any) -> str:
+        if event == "stop":
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(0.01)
+            went_on.append(event)
+        return f"answer to {event}"
+
+    assert f("stop", FakeContext(10.0)) == "answer to stop"
+    assert went_on == ["stop"]
+    assert f("next", FakeContext(10.0)) == "answer to next"
+    assert "aws.loop_replaced" not in [event.name for event in told]
+
+
+def test_a_body_that_stops_the_loop_and_hangs_is_mitigated() -> None:
+    """As any other that hangs."""
+
+    @aws.handler(margin=0.3)
+    async def f(event: str, context: Any) -> str:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(60)
+        return "never"
+
+    @f.on_exceeded
+    async def _(exceeded: DeadlineExceeded, event: str, context: Any) -> str:
+        return "mitigated"
+
+    assert f("stop", FakeContext(0.5)) == "mitigated"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_cannot_run_is_replaced(told: list[Event]) -> None:
+    """Its selector was closed, as `os.closerange` does: that invocation fails, and the next one is right."""
+
+    @aws.handler
+    async def f(event: str, context: Any) -> str:
+        if event == "close":
+            os.close(asyncio.get_running_loop()._selector.fileno())  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01)
+        return "answer"
+
+    assert f("", FakeContext(2.0)) == "answer"
+    with pytest.raises(OSError):  # noqa: PT011  # of the system
+        f("close", FakeContext(2.0))
+    assert [f("", FakeContext(2.0)) for _ in range(2)] == ["answer", "answer"]
+    (replaced,) = [event for event in told if event.name == "aws.loop_replaced"]
+    assert replaced.fields["reason"] == "left an event loop that cannot run"
+
+
+@pytest.mark.parametrize("kind", ["an async def", "a plain function"])
+def test_signals_that_an_invocation_leaves_blocked_are_unblocked(kind: str, told: list[Event]) -> None:
+    """With SIGALRM blocked no later invocation would be interrupted."""
+
+    def work(event: str) -> str:
+        if event == "block":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+            return "early"
+        time.sleep(60)
+        return "late"
+
+    f: Any
+    if kind == "an async def":
+
+        @aws.handler(margin=0.5)
+        async def f(event: str, context: Any) -> str:
+            return work(event)
+    else:
+
+        @aws.handler(margin=0.5)
+        def f(event: str, context: Any) -> str:
+            return work(event)
+
+    try:
+        assert f("block", FakeContext(1.0)) == "early"
+        with pytest.raises(DeadlineExceeded):
+            f("", FakeContext(0.6))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    (unblocked,) = [event for event in told if event.name == "aws.signals_unblocked"]
+    assert unblocked.fields["signals"] == "SIGALRM"
