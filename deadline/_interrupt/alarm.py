@@ -177,6 +177,11 @@ class Alarm:
                 self._tell()
                 return
 
+    def forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ring no more for any target of a loop that will never run again."""
+        for one in [one.target for one in self._targets if one.loop is loop]:
+            self.disarm(one)
+
     def reset(self) -> None:
         """Set the timer anew, because a target's instant has changed."""
         if self._targets:

@@ -61,6 +61,7 @@ class Entry:
         )
         if is_broken():
             invocation.stuck, reason = True, "left an event loop that cannot run"
+            alarm.forget(environment().loop)
         if alarm.raised > interrupts:
             level = logging.INFO if invocation.told_interrupt else logging.WARNING
             emit("aws.interrupted", level, function=self.plan.name, interrupts=alarm.raised)

@@ -320,6 +320,7 @@ def test_a_loop_that_cannot_run_is_replaced(told: list[Event]) -> None:
     assert [f("", FakeContext(2.0)) for _ in range(2)] == ["answer", "answer"]
     (replaced,) = [event for event in told if event.name == "aws.loop_replaced"]
     assert replaced.fields["reason"] == "left an event loop that cannot run"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)  # nothing rings for what is on it
 
 
 @pytest.mark.parametrize("kind", ["an async def", "a plain function"])
