@@ -57,7 +57,7 @@ class DeadlineExceeded(TimeoutError):
 
         Args:
             reserve: Seconds before the hard end that are not for the mitigation (posting the
-                response, say). Not negative.
+                response, for example). Not negative.
 
         Raises:
             RuntimeError: There is no clock any more: this error was unpickled or built by hand.

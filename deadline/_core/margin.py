@@ -9,7 +9,7 @@
       |------------------------ mitigation --------------------|         |  all but the last share
       |                                                        |-response|  a twentieth, at least 20 ms
 
-The shares overlap on purpose: each says how long its owner may go on at the most. What the owner
+The shares overlap on purpose: each says how long its owner may go on at most. What the owner
 leaves goes to the next.
 
 Somebody may wait for the answer who gives up before the hard end. Then there are two such divisions of the

@@ -54,11 +54,11 @@ Checked: TypeAlias = "LambdaContext | float | Instant | Moment"
 
 
 class DefaultMargin(NamedTuple):
-    """Seconds to keep back if nobody said: only a Lambda context is followed by somebody who kills.
+    """The margin where none was given. Lambda kills at its timeout; other sources have nobody who does.
 
     Attributes:
-        most: So many,
-        share: but at most this share of what is left.
+        most: Seconds.
+        share: Upper limit, as a share of what is left.
         anywhere: Whether for every source, and not for a Lambda context alone.
     """
 

@@ -166,10 +166,10 @@ Kept = TypeVar("Kept")
 def kept_on(
     loop: asyncio.AbstractEventLoop, name: str, make: Callable[[asyncio.AbstractEventLoop], Kept]
 ) -> Kept:
-    """The one thing of its kind of `loop`, made when it is first asked for.
+    """Return the object kept on `loop` under a name; create it on first use.
 
-    It is kept on the loop itself: a table beside it, weak or not, would keep loops alive through what is in
-    it, and is dearer to look up. A loop without room for it has it made each time: dearer, equally right.
+    It is kept on the loop itself. A table beside the loop would keep loops alive through what is in it,
+    and costs more to look up. A loop without room for it has it made each time, which is as right.
     """
     kept: Kept | None = getattr(loop, name, None)
     if kept is None:

@@ -178,8 +178,8 @@ class Report(NamedTuple):
         allowed: From entry to the soft instant.
         elapsed: From entry to the scope's edge, where the error was raised.
         margin: From the soft to the hard instant; 0.0 without a limit.
-        tasks: What each task awaited when time ran out, the host first; 64 at the most.
-        steps: In the order in which they began; the newest 10,000 at the most.
+        tasks: What each task awaited when time ran out, the host first; 64 at most.
+        steps: In the order in which they began; the newest 10,000 at most.
         sections: The critical sections, in the order in which they were entered.
         batches: What `each` worked off, in the order in which they were begun.
         breakers: The breakers that changed their state or refused a call, in the order in which they first
@@ -188,7 +188,7 @@ class Report(NamedTuple):
             them, they may belong to others.
         left_behind: What a cut left at a service and could not clean up, in words.
         blocked: Where the loop was blocked when it was interrupted, the task's outermost coroutine first,
-            50 frames at the most; empty if it was not.
+            50 frames at most; empty if it was not.
     """
 
     name: str | None = None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from deadline._report.threads import Link
 
 MOST_TASKS: Final = 64
-"""Tasks looked at, at the most: 110 to 140 µs for 50 with chains of ten awaits, 3 ms for 1,000."""
+"""Tasks looked at, at most: 110 to 140 µs for 50 with chains of ten awaits, 3 ms for 1,000."""
 
 LEAST_TASKS: Final = 4
 """Tasks looked at besides the host even if there is no time left for it: the loop was blocked until late."""

@@ -82,7 +82,7 @@ class LastGood:
     an environment is frozen for. It is not safe for use from several threads at once.
 
     Args:
-        size: How many keys at the most; the one that was refreshed longest ago goes first. Default 128.
+        size: How many keys at most; the one that was refreshed longest ago goes first. Default 128.
         age: Seconds after which an answer is not given any more. Default 1800; `inf` for no limit.
 
     Raises:

@@ -139,7 +139,7 @@ def _check(fn: object, items: object, limit: object, group: object) -> None:
     if not isinstance(items, Iterable | AsyncIterable) or isinstance(items, str | bytes | Mapping):
         raise TypeError(
             f"items: expected an iterable or an asynchronous one, and no mapping or text, got {items!r:.80} "
-            f"({type(items).__name__}); write event['Records'], say, or list(...) of it"
+            f"({type(items).__name__}); write event['Records'], for example, or list(...) of it"
         )
     if isinstance(limit, bool) or not isinstance(limit, int):
         raise TypeError(

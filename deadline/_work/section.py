@@ -142,9 +142,9 @@ def critical(name: str, *, needs: float | timedelta = 0.0) -> Section:
 
     The section is refused whole if it does not fit. Once it is open it holds the clock: the deadlines around
     it cut at half of their margins instead of at soft. What fails or is cut is undone, until three quarters
-    of the margin at the most. Leaving it late is a checkpoint, where the deadline cuts.
+    of the margin at most. Leaving it late is a checkpoint, where the deadline cuts.
 
-    Without a deadline it is simply a saga: what fails is undone, for 10 s at the most.
+    Without a deadline it is simply a saga: what fails is undone, for 10 s at most.
 
     Args:
         name: For messages, events and the report.

@@ -33,7 +33,7 @@ def is_known(text: object) -> bool:
 
 
 def named(text: str) -> list[str]:
-    """What the markers in a text stand for: `Queue.Arn`, say."""
+    """What the markers in a text stand for: `Queue.Arn`, for example."""
     return _MARKER.findall(text)
 
 

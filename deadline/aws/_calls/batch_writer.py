@@ -4,7 +4,7 @@ aioboto3's writer sends again at once, and for ever, what the table did not take
 second against a throttled table), and forgets the batch whose request failed (boto/boto3#2088). Under a
 deadline this one
 
-- pauses for as long as the table refuses items: 50 ms, doubled each time, 2 s at the most;
+- pauses for as long as the table refuses items: 50 ms, doubled each time, 2 s at most;
 - keeps in `unconfirmed` what was handed over and not confirmed, the batches on the wire included: several
   coroutines may share a writer, and one of them may end while the batch of another is in flight. The report
   of every deadline in which something was handed over says how much that is when the report is made.

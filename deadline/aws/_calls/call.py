@@ -121,7 +121,7 @@ _SMALL: Final = 16
 
 
 def configured_attempts(client: Any) -> int:
-    """How many attempts a client makes at the most."""
+    """How many attempts a client makes at most."""
     retries = client.meta.config.retries or {}
     if "total_max_attempts" in retries:
         return int(retries["total_max_attempts"])

@@ -72,7 +72,7 @@ class DeadlineClient:
     """Mixed into a client's class, before the SDK's own.
 
     Attributes:
-        deadline_attempts: How many attempts the client makes at the most; 0 until it was wired.
+        deadline_attempts: How many attempts the client makes at most; 0 until it was wired.
     """
 
     deadline_attempts: int = 0

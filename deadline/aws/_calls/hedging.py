@@ -141,7 +141,7 @@ class Race:
         self.sent[task] = self._loop.time(), answers
 
     async def ended(self, seconds: float | None) -> tuple[asyncio.Task[Any], tuple[float, int]] | None:
-        """The next task to end within so many seconds, which then leaves them, and what they said of it."""
+        """Wait up to `seconds` for the next task to finish; return it and its start, without it in `sent`."""
         done, _ = await asyncio.wait(self.sent, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         first = next((task for task in self.sent if task in done), None)
         return None if first is None else (first, self.sent.pop(first))

@@ -36,7 +36,7 @@ def limits(
     is left out stays as it was around the block.
 
     Args:
-        attempts: How many attempts at the most, the first included; 1 switches retrying off. It can only
+        attempts: How many attempts at most, the first included; 1 switches retrying off. It can only
             lower what the client is configured for.
         per_attempt: Seconds that each attempt may take (connect, TLS, send, response, and the body of
             operations that do not stream), the last included. By default the planner decides for each

@@ -72,7 +72,7 @@ HASTE: Final = 0.15
 PRICE: Final = 0.01
 HEDGE_PRICE: Final = 0.003
 PAUSE: Final = 1 / 16
-"""How much of its time an attempt that was given up is followed by a backoff, at the most."""
+"""How much of its time an attempt that was given up is followed by a backoff, at most."""
 
 
 _PER_WIDTH: Final = tuple(1 / (edge - before) for before, edge in zip((0.0, *EDGES), EDGES, strict=False))
@@ -83,7 +83,7 @@ class Limits:
     """What a caller says about the attempts of its calls.
 
     Attributes:
-        attempts: How many at the most, the first included; `None`: as the client is configured.
+        attempts: How many at most, the first included; `None`: as the client is configured.
         per_attempt: Seconds that each may take, the last included; `None`: the rule above.
         min_attempt: Seconds under which none is sent.
         hedge: Whether a further attempt may join one in flight, or for which operations besides those of the
@@ -194,7 +194,7 @@ def backoff(delay: float, left: float, given_up_after: float | None) -> float:
 
     A service that answers with an error gets the pause that the SDK wants. An attempt that *we* gave up
     says nothing of the sort, and a backoff of seconds would throw away the time it was given up for: that
-    one waits for a small part of what the attempt had, and a quarter of what is left at the most.
+    one waits for a small part of what the attempt had, and a quarter of what is left at most.
 
     Args:
         delay: Seconds.

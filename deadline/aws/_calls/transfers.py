@@ -195,7 +195,7 @@ class Transfer:
                 for one in answer.get("Uploads", ())
                 if one["Key"] == key and one["Initiated"] >= since and one["UploadId"] not in _known
             ]
-        except Exception as error:  # noqa: BLE001  # not allowed, say: the report tells what may have begun
+        except Exception as error:  # noqa: BLE001  # not allowed, for example: the report tells what may have begun
             emit("aws.abort_failed", logging.WARNING, upload=f"s3://{bucket}/{key}", error=shown(error))
             return
         if len(found) > creating.lost:

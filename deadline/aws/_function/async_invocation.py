@@ -279,7 +279,7 @@ class Invocation:
     async def _carried_on(
         self, hop: Hop[Any], exceeded: DeadlineExceeded, undoing: asyncio.Task[Outcome] | None
     ) -> Outcome:
-        """Hand the last checkpoint on. That is no news; that it failed is, and half of the time is for it."""
+        """Hand the last checkpoint on. Only a failure sends a notice, in the second half of the time."""
         until = ends = self._mitigates_until()
         if self._notice is not None:
             self._notice.stand_down()
@@ -303,7 +303,7 @@ class Invocation:
         undoing: asyncio.Task[Outcome] | None,
         ends: float,
     ) -> Outcome:
-        """Do what is to be done when the time is up, until `ends` at the most."""
+        """Do what is to be done when the time is up, until `ends` at most."""
         plan, dl = self._plan, self._deadline
         hard = dl.answer_by if ends < dl.answer_by else dl.hard
         grace = grace_of(plan, hard, ends)

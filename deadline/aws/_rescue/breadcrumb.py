@@ -59,7 +59,7 @@ EVENT_ROOM: Final = 256 * 1024
 """Bytes of an event that are kept, if that is asked for: as much as most notices may have."""
 
 MOST_LOOKED_AT: Final = 2_000
-"""Files that one start looks at. Each process leaves one at the most, and each start removes them."""
+"""Files that one start looks at. Each process leaves one at most, and each start removes them."""
 
 MOST_TOLD: Final = 16
 """Deaths that one start tells of, the last ones."""

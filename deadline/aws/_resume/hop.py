@@ -177,7 +177,7 @@ class Hop(Generic[State]):
     # --- its end ------------------------------------------------------------------------------------------
 
     async def finish(self, result: Any, seconds: float) -> None:
-        """Note that the chain is at its end, in so many seconds at the most.
+        """Note that the chain is at its end, in so many seconds at most.
 
         Raises:
             ResumeError: Another run has the hop by now.

@@ -140,7 +140,7 @@ def limit_of(variables: Mapping[str, str]) -> float:
 
 
 def _begun(limit: float, margin: float = MARGIN) -> Phase:
-    """The phase that is going on. A process that is older than that was not made for it: now, then."""
+    """The phase that is going on. A process older than the limit was not started for it: count from now."""
     age = process_age()
     return Phase(limit, margin, age if age < limit else 0.0)
 

@@ -33,7 +33,7 @@ MAGIC: Final = b"crumb 1\n"
 PAGE: Final = 4096
 SEAL: Final = slice(4064, 4096)
 LONGEST: Final = 150
-"""Characters of a name: Lambda's have 64 at the most, request ids 36."""
+"""Characters of a name: Lambda's have 64 at most, request ids 36."""
 _LONG: Final = 3 * LONGEST
 
 _HEAD: Final = struct.Struct("=ddddHHLLBB")

@@ -36,7 +36,7 @@ class Caller(NamedTuple):
         name: A short one, `rest-api` say.
         title: What AWS calls it.
         matches: Whether an event, a dict, is from it; raises as looking things up does where they are missing.
-        limit: Seconds for which it waits for the answer, by default or at the most, as `note` says; `None`:
+        limit: Seconds for which it waits for the answer, by default or at most, as `note` says; `None`:
             nobody waits, or it is not known.
         started: When its clock started, in seconds since the epoch on *its* wall clock, as an event tells;
             `None`: it does not.
@@ -116,7 +116,7 @@ def seconds_left(limit: float, started: float | None, now: float) -> float:
     """What is left of a caller's patience, a pure function of three numbers.
 
     A start so long ago that the caller has been gone for as long as it would have waited is none, but the
-    date in a sample event, say: the limit then counts from now, as it does where no start is told.
+    date in a sample event, for example: the limit then counts from now, as it does where no start is told.
 
     Args:
         limit: Seconds that it waits in all.
@@ -362,7 +362,7 @@ callers: Final[tuple[Caller, ...]] = (
         None, None, "the execution's own, which outlives invocations", None,
         "a step is tried again, as it says; outside of one the execution fails",
         "whoever started it synchronously, or a queue or stream, waits for the whole execution, as a rule for "
-        "15 minutes at the most, which the event does not tell; an invocation ends at the function's timeout",
+        "15 minutes at most, which the event does not tell; an invocation ends at the function's timeout",
         _LAMBDA_DOCS + "durable-invoking.html", _COMPARED,
     ),
     # Partial responses from services-sqs-errorhandling.html.
