@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deadline._resilience.fallback import Answer, LastGood, fallback
     from deadline._work.each import Batch, each
     from deadline._work.section import Section, critical, step
+    from deadline._work.timeout import timeout
 
 __all__ = [
     "Answer",
@@ -41,6 +42,7 @@ __all__ = [
     "remaining",
     "step",
     "subscribe",
+    "timeout",
 ]
 
 __version__ = "0.1.0"
@@ -60,6 +62,7 @@ if not TYPE_CHECKING:  # to a type checker every name would be there
             "each": "._work.each",
             "step": "._work.section",
             "fallback": "._resilience.fallback",
+            "timeout": "._work.timeout",
         },
     )
 

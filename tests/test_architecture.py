@@ -51,7 +51,7 @@ UPWARD = {
 NAMES = {
     "deadline": """
         Answer Batch Breaker BreakerOpen Deadline DeadlineExceeded Event InsufficientTime LastGood Report
-        Section critical current deadline deadline_header each fallback remaining step subscribe
+        Section critical current deadline deadline_header each fallback remaining step subscribe timeout
     """,
     "deadline.aws": """
         Caller Notice Resume ResumeError batch_response caller caller_left callers handler init_deadline

@@ -279,3 +279,13 @@ def test_workers_that_hang_come_back() -> None:
     assert "1 of 4 workers left" in plain
     assert ours.count("'status': 'partial'") == 3
     assert "4 of 4 workers left" in ours
+
+
+def test_a_library_obeys_the_deadline_of_its_caller() -> None:
+    """Its own limit alone, less within a deadline, and a refusal at the end."""
+    assert run("library.py").splitlines() == [
+        "alone: at most 5.0 s",
+        "within: at most 2.0 s",
+        "late: refused",
+        "the time is up",
+    ]

@@ -39,7 +39,7 @@ def test_importing_loads_no_sdk() -> None:
         "aiobotocore", "aioboto3", "aiohttp", "boto3", "botocore", "h11", "hypothesis", "moto", "pytest",
         "awslambdaric", "cfnlint", "click", "rich", "uvloop", "unittest", "yaml", "deadline.aws",
         "deadline.testing", "deadline.asgi", "deadline.audit", "deadline._cli", "deadline._resilience",
-        "deadline._work.each", "deadline._propagation",
+        "deadline._work.each", "deadline._work.timeout", "deadline._propagation",
     }  # fmt: skip
     assert unwanted.isdisjoint(loaded)
     assert "deadline._core.scope" in loaded

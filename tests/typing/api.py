@@ -24,6 +24,7 @@ from deadline import (
     remaining,
     step,
     subscribe,
+    timeout,
 )
 from deadline.testing import FakeContext
 
@@ -93,6 +94,8 @@ async def callers(event: object, context: Context) -> None:
     deadline(2.0, caller_limit=timedelta(seconds=1))
     deadline(2.0, caller_limit="auto")  # type: ignore[arg-type]
     assert_type(deadline_header(), dict[str, str])
+    assert_type(timeout(most=5), float)
+    timeout("5")  # type: ignore[arg-type]
     assert_type(aws.caller_left(event, header="Deadline-Remaining-Ms"), float)
     aws.handler(caller_limit="auto", header="Deadline-Remaining-Ms")
     aws.handler(caller_limit=60.0)
