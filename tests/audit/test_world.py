@@ -156,3 +156,29 @@ def test_what_is_no_number_is_said(node: str, why: str) -> None:
     with pytest.raises(CannotTell) as caught:
         World(template, {}).number(template.resources["R"].properties, "Value")
     assert str(caught.value) == why
+
+
+@pytest.mark.parametrize(
+    ("parameter", "condition", "chosen"),
+    [
+        ('{Type: String, Default: ""}', '!Not [!Equals [!Ref Topic, ""]]', ["no", "yes"]),
+        ("{Type: String, Default: dev}", "!Equals [!Ref Topic, dev]", ["yes", "no"]),
+        ("{Type: String, Default: dev}", "!Equals [!Ref Topic, prod]", ["no", "yes"]),
+        (
+            '{Type: CommaDelimitedList, Default: ""}',
+            '!Not [!Equals [!Join ["", !Ref Topic], ""]]',
+            ["no", "yes"],
+        ),
+        ("{Type: String, Default: dev, AllowedValues: [dev]}", "!Equals [!Ref Topic, dev]", ["yes"]),
+    ],
+)
+def test_the_branch_that_a_default_does_not_take_is_looked_at(
+    parameter: str, condition: str, chosen: list[str]
+) -> None:
+    """A parameter without AllowedValues may have any value: an optional resource exists in some world."""
+    template = read(
+        f"Parameters:\n  Topic: {parameter}\nConditions:\n  Has: {condition}\n"
+        "Resources:\n  R:\n    Type: T\n    Properties:\n      Value: !If [Has, 'yes', 'no']\n"
+    )
+    values = [world.deep(template.resources["R"].properties["Value"]) for world in worlds(template)]
+    assert list(dict.fromkeys(values)) == chosen

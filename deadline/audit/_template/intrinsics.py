@@ -71,7 +71,10 @@ def _parameter(world: Resolver, name: str, parameter: dict[str, Any]) -> Any:
     elif isinstance(allowed, list) and allowed:
         options = [plain(value) for value in allowed if isinstance(value, str | int | float)]
     else:
-        options = [*world.template.compared.get(name, []), *([] if default is not ABSENT else [OTHER])]
+        # A default that no condition names stands for all other values; one that a condition names does not.
+        options = list(world.template.compared.get(name, []))
+        if default is ABSENT or (name in world.template.deciding and plain(default) in options):
+            options.append(OTHER)
     if isinstance(default, str | int | float):
         options = [plain(default), *options]
     options = list(dict.fromkeys(options))

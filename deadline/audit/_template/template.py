@@ -149,6 +149,15 @@ class Template:
         return {name: list(values) for name, values in found.items()}
 
     @cached_property
+    def deciding(self) -> frozenset[str]:
+        """The parameters that a condition compares with something: another value may decide otherwise.
+
+        One that chooses an entry of a mapping has no other values than its keys.
+        """
+        keys = {name for _, name in _looked_up(self.body)}
+        return frozenset(name for name, _ in _comparisons(self.section("Conditions")) if name not in keys)
+
+    @cached_property
     def ignored(self) -> dict[str, tuple[str, ...]]:
         """The beginnings of ids that are silenced, by resource; `""` for the whole template."""
         bodies = {"": self.body, **{name: resource.body for name, resource in self.resources.items()}}
@@ -351,9 +360,10 @@ def _comparisons(node: Any) -> Iterator[tuple[str, str]]:
         sides = part.get("Fn::Equals")
         if isinstance(sides, list) and len(sides) == 2:
             for side, other in (sides, sides[::-1]):
-                name = entry(side, "Ref")
-                if isinstance(name, str) and isinstance(other, str | int | float):
-                    yield name, plain(other)
+                for inner in nodes(side):
+                    name = entry(inner, "Ref")
+                    if isinstance(name, str) and isinstance(other, str | int | float):
+                        yield name, plain(other)
 
 
 def _looked_up(node: Any) -> Iterator[tuple[str, str]]:
