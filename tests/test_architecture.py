@@ -84,18 +84,28 @@ def imports(root: Path) -> dict[str, set[str]]:
         dotted = ".".join(file.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
         modules[dotted] = file
     return {
-        module: {one for one in _imported(file, set(modules)) if one != module}
+        module: {one for one in _imported(module, file, set(modules)) if one != module}
         for module, file in modules.items()
     }
 
 
-def _imported(file: Path, modules: set[str]) -> Iterator[str]:
+def _imported(module: str, file: Path, modules: set[str]) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            named = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (one if one in modules else node.module for one in named if node.module in modules)
+        if isinstance(node, ast.ImportFrom):
+            source = _source(node, module, is_package=file.name == "__init__.py")
+            named = [f"{source}.{alias.name}" for alias in node.names]
+            yield from (one if one in modules else source for one in named if source in modules)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
+
+
+def _source(node: ast.ImportFrom, module: str, *, is_package: bool) -> str:
+    """The absolute name of what `from ... import` imports from; dots count from the importing module."""
+    if node.level == 0:
+        return node.module or ""
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join(parts + ([node.module] if node.module else []))
 
 
 def upward(
@@ -135,6 +145,18 @@ def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
     }
 
 
+def named_paths(text: str) -> Iterator[str]:
+    """The paths in backticks. A bare file name lies in the folder of the path before it on the same line."""
+    for line in text.splitlines():
+        folder = ""
+        for one in re.findall(r"`([\w./-]+)`", line):
+            if re.match(r"(?:deadline|tests|docs|examples|benchmarks)/", one):
+                folder = one.rpartition("/")[0]
+                yield one
+            elif re.fullmatch(r"\w[\w-]*\.(?:py|md|sh|toml|yml)", one):
+                yield f"{folder}/{one}".lstrip("/")
+
+
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
     return imports(ROOT / "deadline")
@@ -160,18 +182,19 @@ def test_no_circle_but_the_explained(graph: dict[str, set[str]]) -> None:
 
 
 def test_a_violation_is_seen(tmp_path: Path) -> None:
-    """An import upward, and a circle, for types or late."""
+    """An import upward, and a circle, for types or late, by absolute or by relative names."""
     for name, text in {
         "__init__": "",
         "_core": "if True:\n    from package._work import step\n",
         "_work": "def late():\n    from package import _core\n",
-        "_report": "",
+        "_report": "def late():\n    from ._core import current\n",
     }.items():
         (tmp_path / "package").mkdir(exist_ok=True)
         (tmp_path / "package" / f"{name}.py").write_text(text)
     made = imports(tmp_path / "package")
     assert upward(made, "package", (("_report",), ("_core",), ("_work",))) == {
-        ("package._core", "package._work")
+        ("package._core", "package._work"),
+        ("package._report", "package._core"),
     }
     assert circles(made) == {frozenset({"package._core", "package._work"})}
 
@@ -188,12 +211,16 @@ def test_rooms_and_files_stay_small() -> None:
 def test_what_a_page_names_is_there(page: str) -> None:
     """Every path in backticks, and every link to a file."""
     text = (ROOT / page).read_text()
-    named = re.findall(r"`((?:deadline|tests|docs|examples|benchmarks)/[\w./-]+)`", text)
     linked = [link for link in re.findall(r"\]\(([\w./-]+)\)", text) if "://" not in link]
-    assert named or linked
-    missing = [one for one in named if not (ROOT / one).exists()]
+    assert linked or list(named_paths(text))
+    missing = [one for one in named_paths(text) if not (ROOT / one).exists()]
     missing += [one for one in linked if not (ROOT / page).parent.joinpath(one).exists()]
     assert missing == []
+
+
+def test_a_bare_file_name_lies_beside_the_path_before_it() -> None:
+    text = "| `deadline/_core/cut.py` and `edge.py` | words |\n| `setup.sh` | `make` |"
+    assert list(named_paths(text)) == ["deadline/_core/cut.py", "deadline/_core/edge.py", "setup.sh"]
 
 
 @pytest.mark.parametrize("module", NAMES)
